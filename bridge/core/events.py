@@ -1,0 +1,225 @@
+"""What is heard from PostgreSQL, what the log holds and what clients see: the values, and their JSON.
+
+`Notification` and `Marker` are what a LISTEN session hears. `Event` and `Gap` are what flows to clients: the bytes of
+an event are made once, where it gets its position, and are the same in the log, on the wire and in every client.
+"""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from bridge.core.position import Position
+
+SYNC_CHANNEL = "bridge_sync"
+PROBE_CHANNEL = "bridge_probe"
+RESERVED_CHANNELS = frozenset({SYNC_CHANNEL, PROBE_CHANNEL})
+
+MAX_DEPTH = 128
+"""JSON nested deeper is delivered as a string: parsers give up on deep nesting, each at its own depth."""
+
+GapReason = Literal[
+    "failover", "postgres_session_lost", "history_trimmed", "unknown_position", "slow_client", "channels_changed"
+]
+
+_raw = msgspec.json.Decoder(msgspec.Raw)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text = msgspec.json.Decoder(str)
+_encode = msgspec.json.encode
+_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
+
+
+class Notification(msgspec.Struct, frozen=True, gc=False):
+    """One NOTIFY on a configured channel. `payload` is the JSON text that clients get, without line breaks."""
+
+    channel: str
+    payload: bytes
+
+
+class Marker(msgspec.Struct, frozen=True, gc=False):
+    """What a session says of itself on the sync channel when it starts."""
+
+    term: int
+    nonce: str
+    digest: str
+    role: str
+    prefix: str
+
+
+class Unreadable(msgspec.Struct, frozen=True, gc=False):
+    """Something on the sync channel that is no marker (anybody may NOTIFY): it counts, and means nothing."""
+
+
+Body = Notification | Marker | Unreadable
+
+
+class Heard(msgspec.Struct, frozen=True, gc=False):
+    """What a session heard, at its own position."""
+
+    position: Position
+    body: Body
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """A notification for clients: `data` is the whole JSON object that they get, its id in the log's numbering."""
+
+    position: Position
+    channel: str
+    data: bytes
+
+
+class Gap(msgspec.Struct, frozen=True, gc=False):
+    """Between these two positions something may be missing; None is an unknown bound."""
+
+    after: Position | None
+    before: Position | None
+    reason: GapReason
+    pending: bool = False
+
+
+class Filled(msgspec.Struct, frozen=True, gc=False):
+    """A pending gap between these bounds has been filled: nothing was lost."""
+
+    after: Position | None
+    before: Position | None
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One entry of the log, read back. Exactly one of `event` and `marker` is set, or none for an unreadable marker."""
+
+    position: Position
+    event: Event | None
+    marker: Marker | None
+
+
+class _Line(msgspec.Struct, gc=False):
+    """The common shape of the log's entries."""
+
+    type: Literal["notification", "marker"]
+    id: str
+    channel: str = ""
+    marker: Marker | None = None
+
+
+class _Payload(msgspec.Struct, gc=False):
+    payload: msgspec.Raw
+
+
+_line = msgspec.json.Decoder(_Line)
+_payload = msgspec.json.Decoder(_Payload)
+_marker = msgspec.json.Decoder(Marker, strict=False)
+
+
+def payload_json(raw: bytes) -> bytes:
+    """The JSON for a NOTIFY payload: the text itself where it is JSON (line breaks as spaces), else a string.
+
+    Invalid UTF-8 becomes U+FFFD. Never raises: what is no JSON, or nested deeper than `MAX_DEPTH`, is a string.
+    """
+    if not raw:
+        return b'""'
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        raw = raw.decode(errors="replace").encode()
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH or _depth(raw) <= MAX_DEPTH:
+        try:
+            _raw.decode(raw)
+        except msgspec.DecodeError:
+            pass
+        else:
+            return raw.translate(_LINE_BREAKS)
+    return _encode(raw.decode())
+
+
+def fields(data: bytes) -> dict[str, str]:
+    """The top-level scalar fields of an event's payload as text: a string's content, another scalar as written.
+
+    Empty where the payload is no JSON object; objects and arrays are left out.
+    """
+    payload = bytes(_payload.decode(data).payload)
+    if not payload.lstrip().startswith(b"{"):
+        return {}
+    found: dict[str, str] = {}
+    for name, raw in _fields.decode(payload).items():
+        value = bytes(raw)
+        if value[:1] == b'"':
+            found[name] = _text.decode(value)
+        elif value[:1] not in (b"{", b"["):
+            found[name] = value.decode()
+    return found
+
+
+def event(position: Position, notification: Notification) -> Event:
+    """The event that clients see for this notification at this position."""
+    return Event(position, notification.channel, _notification_json(position, notification))
+
+
+def entry_json(position: Position, body: Body) -> bytes:
+    """One line for the log: an event's own bytes, or a marker. Holds no line break."""
+    match body:
+        case Notification():
+            return _notification_json(position, body)
+        case Marker():
+            return b'{"type":"marker","id":"%d-%d","marker":%b}' % (*position, _encode(body))
+        case Unreadable():
+            return b'{"type":"marker","id":"%d-%d"}' % position
+
+
+def read_entry(line: bytes) -> Entry:
+    """The entry that `entry_json` wrote. Raises ValueError for anything else."""
+    read = _line.decode(line)
+    position = Position.parse(read.id)
+    if read.type == "notification":
+        return Entry(position, Event(position, read.channel, line), None)
+    return Entry(position, None, read.marker)
+
+
+def read_marker(payload: bytes) -> Marker | Unreadable:
+    """What somebody sent on the sync channel."""
+    try:
+        marker = _marker.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Unreadable()
+    return marker if 0 < marker.term < 2**63 else Unreadable()
+
+
+def late(event: Event) -> Event:
+    """The same event, marked as one that comes after newer ones."""
+    return Event(event.position, event.channel, event.data[:-1] + b',"late":true}')
+
+
+def gap_json(gap: Gap) -> bytes:
+    """The JSON of a gap event."""
+    pending = b',"pending":true' if gap.pending else b""
+    return b'{"type":"gap",%b,"reason":"%b"%b}' % (_bounds(gap), gap.reason.encode(), pending)
+
+
+def filled_json(filled: Filled) -> bytes:
+    """The JSON of the event that ends a pending gap without loss."""
+    return b'{"type":"filled",%b}' % _bounds(filled)
+
+
+def _notification_json(position: Position, notification: Notification) -> bytes:
+    return b'{"type":"notification","id":"%d-%d","channel":%b,"payload":%b}' % (
+        *position,
+        _encode(notification.channel),
+        notification.payload,
+    )
+
+
+def _bounds(of: Gap | Filled) -> bytes:
+    after = b"null" if of.after is None else b'"%d-%d"' % of.after
+    before = b"null" if of.before is None else b'"%d-%d"' % of.before
+    return b'"after":%b,"before":%b' % (after, before)
+
+
+def _depth(raw: bytes) -> int:
+    deepest = depth = 0
+    for _opened, closed in _NESTING.findall(raw):
+        if _opened:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif closed:
+            depth -= 1
+    return deepest
