@@ -1,0 +1,121 @@
+"""Payloads become JSON that says the same; the log's lines are read back as they were written."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core import events
+from bridge.core.events import Entry, Event, Filled, Gap, Marker, Notification, Unreadable
+from bridge.core.position import Position
+
+HERE = Position(751234567890123456, 9007199254740993)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+documents = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+
+
+@given(documents, st.sampled_from([None, 1, "\t", "\r\n"]))
+def test_valid_json_is_verbatim_but_for_line_breaks(document: object, indent: int | str | None) -> None:
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    assert events.payload_json(text.encode()) == text.replace("\n", " ").replace("\r", " ").encode()
+
+
+@given(st.binary(max_size=60))
+def test_any_payload_becomes_one_line_of_json(raw: bytes) -> None:
+    got = events.payload_json(raw)
+    assert b"\n" not in got
+    assert b"\r" not in got
+    value, text = json.loads(got), raw.decode(errors="replace")
+    assert value == text or value == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"", b'""'),
+        (b"hello", b'"hello"'),
+        (b"12345678901234567890123", b"12345678901234567890123"),
+        (b" 7.0 ", b" 7.0 "),
+        (b"NaN", b'"NaN"'),
+        (b"Infinity", b'"Infinity"'),
+        (b"{'a':1}", b"\"{'a':1}\""),
+        (b'{"a":1}x', b'"{\\"a\\":1}x"'),
+        (b'"\\ud800"', b'"\\"\\\\ud800\\""'),
+        (b"\xff", '"�"'.encode()),
+        (b'"\xff"', '"�"'.encode()),
+        (b"[" * 128 + b"]" * 128, b"[" * 128 + b"]" * 128),
+        (b"[" * 129 + b"]" * 129, b'"' + b"[" * 129 + b"]" * 129 + b'"'),
+        (b'"' + b"[" * 500 + b'"', b'"' + b"[" * 500 + b'"'),
+        (b"[" + b"[]," * 200 + b"[]]", b"[" + b"[]," * 200 + b"[]]"),
+        (b"[" * 7999, b'"' + b"[" * 7999 + b'"'),
+    ],
+)
+def test_payloads_at_the_edges(raw: bytes, expected: bytes) -> None:
+    assert events.payload_json(raw) == expected
+
+
+@given(st.dictionaries(st.text(), documents))
+def test_fields_are_the_top_level_scalars_as_text(document: dict[str, object]) -> None:
+    data = events.event(HERE, Notification("c", events.payload_json(json.dumps(document).encode()))).data
+    expected = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in document.items()
+        if not isinstance(value, dict | list)
+    }
+    assert events.fields(data) == expected
+
+
+@pytest.mark.parametrize("payload", [b"[1]", b"7", b'"{}"', b"", b"no json", b"null"])
+def test_a_payload_that_is_no_object_has_no_fields(payload: bytes) -> None:
+    assert events.fields(events.event(HERE, Notification("c", events.payload_json(payload))).data) == {}
+
+
+def test_fields_are_compared_as_written() -> None:
+    data = events.event(HERE, Notification("c", events.payload_json(b' {"a":7.0,"b":1e3,"c":"\\u0041","a":7.10}'))).data
+    assert events.fields(data) == {"a": "7.10", "b": "1e3", "c": "A"}
+
+
+@given(st.text(min_size=1, max_size=63), st.binary(max_size=50))
+def test_a_line_of_the_log_is_the_event_that_clients_see(channel: str, raw: bytes) -> None:
+    notification = Notification(channel, events.payload_json(raw))
+    line = events.entry_json(HERE, notification)
+    seen = json.loads(line)
+    assert (seen["type"], seen["id"], seen["channel"]) == ("notification", str(HERE), channel)
+    assert seen["payload"] == json.loads(notification.payload)
+    assert list(seen) == ["type", "id", "channel", "payload"]
+    event = events.event(HERE, notification)
+    assert event == Event(HERE, channel, line)
+    assert events.read_entry(line) == Entry(HERE, event, None)
+    assert json.loads(events.late(event).data) == seen | {"late": True}
+
+
+def test_markers_are_read_back() -> None:
+    marker = Marker(HERE.term, "nonce", "0a1b2c3d", "listener", "pg_notify")
+    assert events.read_entry(events.entry_json(HERE, marker)) == Entry(HERE, None, marker)
+    assert events.read_entry(events.entry_json(HERE, Unreadable())) == Entry(HERE, None, None)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"{}", b"\xff", b"[]", b'{"term":0,"nonce":"","digest":"","role":"","prefix":""}', b"[" * 5000]
+)
+def test_anybody_may_write_nonsense_on_the_sync_channel(payload: bytes) -> None:
+    assert events.read_marker(payload) == Unreadable()
+
+
+@pytest.mark.parametrize("line", [b"", b"x", b"{}", b'{"type":"notification","id":"x"}', b'{"type":"gap","id":"1-1"}'])
+def test_a_line_that_is_no_entry_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any ValueError will do, msgspec's own included
+        events.read_entry(line)
+
+
+def test_gap_and_filled() -> None:
+    assert json.loads(events.gap_json(Gap(None, HERE, "failover", pending=True))) == {
+        "type": "gap",
+        "after": None,
+        "before": str(HERE),
+        "reason": "failover",
+        "pending": True,
+    }
+    assert "pending" not in json.loads(events.gap_json(Gap(HERE, None, "history_trimmed")))
+    assert json.loads(events.filled_json(Filled(HERE, None))) == {"type": "filled", "after": str(HERE), "before": None}
