@@ -1,0 +1,17 @@
+"""Connection URLs without their passwords, for logs and refusals."""
+
+import re
+
+_USER_INFO = re.compile(r"(://[^:/?#@]*:).*@")
+_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&#]*", re.IGNORECASE)
+_KEYWORD = re.compile(r"(\b(?:ssl)?password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", re.IGNORECASE)
+
+
+def redacted(url: str) -> str:
+    """A connection URL, or a libpq string of keywords, with ``***`` for its passwords.
+
+    Takes what is malformed too, and then hides rather more than too little.
+    """
+    if "://" in url:
+        return _QUERY.sub(r"\1***", _USER_INFO.sub(r"\1***@", url))
+    return _KEYWORD.sub(r"\1***", url)
