@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import AliasGenerator, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasGenerator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -141,8 +141,11 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _stripped(cls, value: Any) -> Any:
-        return value.strip() if isinstance(value, str) else value
+    def _stripped(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str) or info.field_name in SECRETS:
+            return value
+        optional = cls.model_fields[str(info.field_name)].default is None
+        return value.strip() or (None if optional else "")
 
     @field_validator("slow_client", "auth", "log_format", "log_level", mode="before")
     @classmethod
@@ -155,9 +158,11 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("postgresql://", "postgres://")) and "=" not in value:
             raise ValueError
         try:
-            conninfo_to_dict(value or "")
+            ports = str(conninfo_to_dict(value or "").get("port", ""))
         except ProgrammingError as error:  # its text may quote a part of the password
             raise ValueError("libpq cannot read it") from error
+        if any(port and not (port.isdecimal() and 1 <= int(port) <= 65_535) for port in ports.split(",")):
+            raise ValueError("its port is no whole number from 1 to 65535")
         return value
 
     @field_validator("redis_url")
@@ -170,7 +175,10 @@ class Settings(BaseSettings):
             raise ValueError
         if parts.scheme == "unix" and not parts.path:
             raise ValueError("a unix:// URL needs the socket's path")
-        _ = parts.port  # raises ValueError where it is no port
+        try:
+            _ = parts.port
+        except ValueError as error:
+            raise ValueError("its port is no whole number from 0 to 65535") from error
         return value
 
     @field_validator("channels", mode="before")
@@ -187,7 +195,7 @@ class Settings(BaseSettings):
             if problem := channel_problem(name):
                 raise ValueError(problem)
             if name in OWN_CHANNELS:
-                raise ValueError(f"the bridge itself uses {name}")
+                raise ValueError("the bridge itself uses that channel")
         return tuple(dict.fromkeys(names))
 
     @field_validator("host")
@@ -270,8 +278,9 @@ def load(flags: Mapping[str, str] | None = None, *, default_port: int = 8000, se
     Raises SettingsError, one line that names the setting as the user wrote it.
     """
     flags = flags or {}
+    arguments: dict[str, Any] = {variable(field): value for field, value in flags.items()}
     try:
-        settings: Settings = _UserSettings(**{variable(field): value for field, value in flags.items()})
+        settings: Settings = _UserSettings(**arguments)
     except ValidationError as error:
         raise _refusal(error, flags) from None
     except (OSError, UnicodeDecodeError, UnreadableSource) as error:
@@ -287,11 +296,11 @@ def channel_problem(name: str) -> str | None:
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        return f"{name!r} is not valid text"
+        return "a channel's name is valid Unicode"
     if not name or "\0" in name:
         return "a channel's name is not empty and holds no NUL"
     if size > MAX_CHANNEL_BYTES:
-        return f"{_shown('', name)} has {size} bytes, and PostgreSQL's channel names have at most {MAX_CHANNEL_BYTES}"
+        return f"a channel's name has at most {MAX_CHANNEL_BYTES} bytes, and {_shown('', name)} has {size}"
     return None
 
 
@@ -301,11 +310,9 @@ def _check_built(settings: Settings, flags: Mapping[str, str], *, serves_clients
         if getattr(settings, field) is not None:
             raise SettingsError(f"{_written(field, flags)} is not supported by this version; leave it unset")
     if settings.auth == "jwt":
-        raise SettingsError(f"{_written('auth', flags)}=jwt is not supported by this version; only none is")
+        raise SettingsError(f"{_written('auth', flags)}=jwt is not supported by this version")
     if settings.slow_client == "gap":
-        raise SettingsError(
-            f"{_written('slow_client', flags)}=gap is not supported by this version; only disconnect is"
-        )
+        raise SettingsError(f"{_written('slow_client', flags)}=gap is not supported by this version")
     if serves_clients and settings.auth is None and not settings.loopback:
         raise SettingsError(
             f"{_written('host', flags)}={settings.host} can be reached by others, and authentication is not supported "
@@ -327,7 +334,7 @@ def _refusal(error: ValidationError, flags: Mapping[str, str]) -> SettingsError:
     if isinstance(cause, _Refused):
         return SettingsError(f"{name} is too small: {reason}")
     shown = "the value" if field in SECRETS else _shown(field, str(given))
-    return SettingsError(f"{name}: {shown} is not allowed{f' ({reason})' if reason else ''}; give {allowed}")
+    return SettingsError(f"{name}: {shown} is not allowed{f': {reason}' if reason else f'; give {allowed}'}")
 
 
 def _written(field: str, flags: Mapping[str, str]) -> str:
