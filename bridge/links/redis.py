@@ -1,0 +1,275 @@
+"""One connection to Redis: RESP through hiredis, on anyio streams. No task of its own; whoever uses it reads.
+
+A link is used in one of two ways: as request and response (`execute`, `pipeline`), or as a subscriber (`subscribe`,
+then `messages`). It is never opened again: every failure is `RedisLost`, and a supervisor opens another one.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import anyio
+import anyio.abc
+import hiredis
+from anyio.streams.tls import TLSStream
+
+from bridge.errors import BridgeError, RedisLost, RedisUnusable
+from bridge.links.redis_errors import NoPermission, RedisReplyError, error_for
+from bridge.links.redis_url import RedisTarget, parse_redis_url
+
+__all__ = ["NoPermission", "RedisLink", "RedisReplyError", "RedisTarget", "Reply", "open_redis", "parse_redis_url"]
+
+Argument = bytes | str | int
+Reply = Any
+"""bytes, int, None, or a list of replies; an error inside of a list is an instance of BridgeError."""
+
+READ_BYTES = 65536
+PINGS_PER_TIMEOUT = 4
+GRACE_SECONDS = 0.01
+"""The last look at the socket before it counts as silent: after a pause of this process all deadlines are over."""
+
+_OLDEST_REDIS = (6, 2)
+_NOT_YET = object()
+_PING = b"*1\r\n$4\r\nPING\r\n"
+_FAILURES = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+
+
+@asynccontextmanager
+async def open_redis(target: RedisTarget, *, timeout_seconds: float, name: str) -> AsyncIterator["RedisLink"]:
+    """A link that is connected, authenticated and in its database, all within `timeout_seconds`.
+
+    `name` is what CLIENT LIST shows. Raises RedisLost, and RedisUnusable where a person has to change something:
+    password, TLS, a cluster, a Sentinel, a server that is too old or no Redis at all.
+    """
+    stream: anyio.abc.ByteStream | None = None
+    link: RedisLink | None = None
+    try:
+        with anyio.move_on_after(timeout_seconds):
+            stream = await _connect(target)
+            if target.tls is not None:
+                stream = await _wrap(stream, target, target.tls)
+            opening = RedisLink(stream, target, timeout_seconds)
+            await opening.greet(name)
+            link = opening
+        if link is None:
+            doing = "cannot connect to" if stream is None else "no answer from"
+            raise RedisLost(f"{doing} Redis at {target} within {timeout_seconds:g} s")
+        yield link
+    finally:
+        if stream is not None:
+            await anyio.aclose_forcefully(stream)
+
+
+class RedisLink:
+    """One connection, made by `open_redis`. For one task at a time."""
+
+    server = ""
+    """Name and version, like "redis 7.0.15" or "valkey 9.1.0"."""
+    role = ""
+    """"master" or "replica", as it was when the link was opened."""
+
+    def __init__(self, stream: anyio.abc.ByteStream, target: RedisTarget, timeout_seconds: float) -> None:
+        self.target = target
+        self.timeout_seconds = timeout_seconds
+        self._stream = stream
+        self._reader = hiredis.Reader(protocolError=self._protocol_error, replyError=error_for, notEnoughData=_NOT_YET)
+        self._cut_short = False
+        self._messages: list[tuple[bytes, bytes]] = []
+        self._pings = 0
+        self._quiet_until = 0.0
+
+    async def execute(self, *command: Argument) -> Reply:
+        """Send one command and return its reply.
+
+        Raises RedisLost on any failure of the connection and where no byte comes within `timeout_seconds`, and what
+        `error_for` makes of an error reply. A cancelled or timed-out command leaves the link unusable: replies would
+        be taken for those of other commands.
+        """
+        (reply,) = await self._exchange(_pack(command), 1)
+        if isinstance(reply, BridgeError):
+            raise reply
+        return reply
+
+    async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Reply]:
+        """Send many commands at once and return their replies, with an error reply as an instance of BridgeError."""
+        return await self._exchange(b"".join(map(_pack, commands)), len(commands))
+
+    async def subscribe(self, *channels: str) -> None:
+        """Subscribe; returns when Redis has confirmed all. From here on the link is for `messages` alone."""
+        await self._send(_pack(("SUBSCRIBE", *channels)))
+        unconfirmed = {channel.encode() for channel in channels}
+        while unconfirmed:
+            unconfirmed -= self._take_pushed()
+            if unconfirmed:
+                await self._read_reply_bytes()
+        self._heard_something()
+
+    async def messages(self) -> list[tuple[bytes, bytes]]:
+        """All messages that have arrived, as (channel, data); waits for the first one.
+
+        An idle link is PINGed `PINGS_PER_TIMEOUT` times per timeout. Raises RedisLost where nothing at all came for
+        `timeout_seconds`. Silence is counted in waits that this process made, so that a pause of this process is not
+        taken for one of Redis. Cancelling loses nothing.
+        """
+        while True:
+            self._take_pushed()
+            if self._messages:
+                arrived, self._messages = self._messages, []
+                return arrived
+            if await self._read_until(self._quiet_until):
+                self._heard_something()
+            elif self._pings < PINGS_PER_TIMEOUT - 1:
+                await self._ping()
+            elif not await self._read_until(anyio.current_time() + GRACE_SECONDS):
+                raise RedisLost(f"Redis at {self.target} has been silent for {self.timeout_seconds:g} s")
+
+    async def greet(self, name: str) -> None:
+        """Authenticate, name the connection, learn what the server is and select the database."""
+        target = self.target
+        auth: tuple[Argument, ...] = ()
+        if target.username is not None or target.password is not None:
+            auth = ("AUTH", target.username or "default", target.password or "")
+        try:
+            hello = await self.execute("HELLO", 2, *auth, "SETNAME", name.replace(" ", "-"))
+        except RedisReplyError as error:
+            raise RedisLost(f"{target} refused the connection (Redis 6.2 or later is needed): {error}") from None
+        if not isinstance(hello, list):
+            raise RedisUnusable(f"what answers at {target} is no Redis")
+        self._accept(dict(zip(hello[::2], hello[1::2], strict=False)))
+        if target.database:
+            try:
+                await self.execute("SELECT", target.database)
+            except RedisReplyError as error:
+                raise RedisUnusable(f"cannot use database {target.database} of {target}: {error}") from None
+
+    def _accept(self, facts: dict[bytes, Any]) -> None:
+        kind, version, mode = (_text(facts.get(name)) for name in (b"server", b"version", b"mode"))
+        self.server = f"{kind} {version}"
+        self.role = _text(facts.get(b"role"))
+        if mode == "cluster":
+            raise RedisUnusable(f"{self.target} runs in Redis Cluster mode, which is not supported")
+        if mode == "sentinel":
+            raise RedisUnusable(f"{self.target} is a Sentinel, not a Redis that keeps data")
+        if kind == "redis" and _version(version) < _OLDEST_REDIS:
+            raise RedisUnusable(f"{self.target} is {self.server}; 6.2 or later is needed")
+
+    async def _exchange(self, data: bytes, count: int) -> list[Reply]:
+        if self._cut_short:
+            raise RedisLost(f"the connection to {self.target} cannot be used after a command was cut short")
+        self._cut_short = True
+        await self._send(data)
+        gets = self._reader.gets
+        replies: list[Reply] = []
+        while len(replies) < count:
+            reply = gets()
+            if reply is _NOT_YET:
+                await self._read_reply_bytes()
+            else:
+                replies.append(reply)
+        self._cut_short = False
+        return replies
+
+    def _take_pushed(self) -> set[bytes]:
+        """Move what has arrived to `_messages`; the channels whose subscription was confirmed."""
+        gets, messages = self._reader.gets, self._messages
+        confirmed = set()
+        while (reply := gets()) is not _NOT_YET:
+            if isinstance(reply, BridgeError):
+                raise reply
+            if type(reply) is list:
+                if reply[0] == b"message":
+                    messages.append((reply[1], reply[2]))
+                elif reply[0] == b"subscribe":
+                    confirmed.add(reply[1])
+        return confirmed
+
+    def _heard_something(self) -> None:
+        self._pings = 0
+        self._quiet_until = anyio.current_time() + self.timeout_seconds / PINGS_PER_TIMEOUT
+
+    async def _ping(self) -> None:
+        self._pings += 1
+        with anyio.CancelScope(shield=True):  # bounded by the timeout; half a PING would spoil the stream
+            await self._send(_PING)
+        self._quiet_until = anyio.current_time() + self.timeout_seconds / PINGS_PER_TIMEOUT
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            with anyio.fail_after(self.timeout_seconds):
+                await self._stream.send(data)
+        except TimeoutError:
+            raise RedisLost(f"Redis at {self.target} took no data for {self.timeout_seconds:g} s") from None
+        except _FAILURES as error:
+            raise self._lost(error) from error
+
+    async def _read_reply_bytes(self) -> None:
+        now = anyio.current_time()
+        if not await self._read_until(now + self.timeout_seconds) and not await self._read_until(
+            anyio.current_time() + GRACE_SECONDS
+        ):
+            raise RedisLost(f"Redis at {self.target} did not answer within {self.timeout_seconds:g} s")
+
+    async def _read_until(self, deadline: float) -> bool:
+        """Give the parser what arrives next; False where nothing arrives before the deadline. Loses nothing."""
+        try:
+            with anyio.CancelScope(deadline=deadline):
+                self._reader.feed(await self._stream.receive(READ_BYTES))
+                return True
+        except _FAILURES as error:
+            raise self._lost(error) from error
+        return False
+
+    def _lost(self, error: Exception) -> RedisLost:
+        if isinstance(error, anyio.EndOfStream):
+            return RedisLost(f"Redis at {self.target} closed the connection")
+        return RedisLost(f"the connection to Redis at {self.target} failed: {_reason(error)}")
+
+    def _protocol_error(self, text: str) -> RedisUnusable:
+        return RedisUnusable(f"what answers at {self.target} does not speak Redis's protocol: {text}")
+
+
+async def _connect(target: RedisTarget) -> anyio.abc.SocketStream:
+    try:
+        if target.path is not None:
+            return await anyio.connect_unix(target.path)
+        return await anyio.connect_tcp(target.host, target.port)  # sets TCP_NODELAY
+    except (OSError, UnicodeError) as error:
+        raise RedisLost(f"cannot connect to Redis at {target}: {_reason(error)}") from error
+
+
+async def _wrap(stream: anyio.abc.ByteStream, target: RedisTarget, context: ssl.SSLContext) -> TLSStream:
+    try:
+        return await TLSStream.wrap(stream, hostname=target.host, ssl_context=context, standard_compatible=False)
+    except ssl.SSLError as error:
+        raise RedisUnusable(f"no TLS with Redis at {target}: {_reason(error)}") from error
+    except _FAILURES as error:
+        raise RedisLost(f"the TLS handshake with Redis at {target} failed: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in the system's words."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif error.__cause__ is not None:
+            error = error.__cause__
+        else:
+            break
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, anyio.EndOfStream):
+        return "closed by the other side"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _pack(command: Sequence[Argument]) -> bytes:
+    return cast(bytes, hiredis.pack_command(cast(Any, tuple(command))))
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else ""
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
