@@ -1,0 +1,212 @@
+"""From the tape to the log in Redis: one connection, one append at a time, in order.
+
+Safety needs no lease: every append names the tail it expects, and Redis compares. *Initiative* only avoids waste. The
+relay that appended last has it and appends at once; the others poll the tail while they hold entries that it lacks,
+and one of them steps in when the tail has stood still for `PATIENCE_SECONDS`.
+"""
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
+
+import anyio
+
+from bridge import telemetry
+from bridge.core.backoff import Backoff
+from bridge.core.events import Body
+from bridge.core.position import Position, Relation, Timeline
+from bridge.errors import ForeignLog, LogRefused, RedisLost, RedisUnusable
+from bridge.links.redis_log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Appended, LogState, RedisLog
+from bridge.relay.listener import Listener
+from bridge.relay.placement import Append, Break, Remark, UpToDate, place
+from bridge.relay.tape import Tape, size_bytes
+from bridge.telemetry import Metrics
+
+BEAT_SECONDS = 1.0
+PATIENCE_SECONDS = 0.2
+"""A tail that stands still for so long, while entries wait, has lost its appender; jittered up to twice of it."""
+POLL_SECONDS = 0.05
+FAREWELL_SECONDS = 0.2
+TAKEOVER_SECONDS = 2.0
+"""How long a relay that can only leave a gap waits for one that continues the log exactly."""
+
+OpenLog = Callable[[], AbstractAsyncContextManager[RedisLog]]
+
+
+@dataclass
+class Watch:
+    """How long the log has stood at one tail while entries waited."""
+
+    tail: Position | None
+    since: float
+    patience_seconds: float
+
+
+class Publisher:
+    """Keeps the log up to date with the tape. Needs the listener's timeline to convert positions."""
+
+    def __init__(
+        self,
+        open_log: OpenLog,
+        listener: Listener,
+        tape: Tape,
+        timeline: Timeline,
+        nonce: str,
+        retry_seconds: float,
+        heartbeat_timeout_seconds: float,
+        metrics: Metrics,
+    ) -> None:
+        self.connected = False
+        self.appending = False
+        """Whether this relay has the initiative."""
+        self.error: Exception | None = None
+        """Why the log does not take entries now."""
+        self.tail: Position | None = None
+        """Where the log ended when last seen; it is also the numbering to continue when Redis comes back empty."""
+        self._open_log = open_log
+        self._listener = listener
+        self._tape = tape
+        self._timeline = timeline
+        self._nonce = nonce
+        self._retry_seconds = retry_seconds
+        self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
+        self._metrics = metrics
+        self._state = LogState(None, None)
+        self._watch: Watch | None = None
+        self._next_beat = 0.0
+        self._incarnation: str | None = None
+
+    async def run(self) -> None:
+        """Never returns. Cancelling tells the others that this relay is gone, where that is possible at once."""
+        backoff = Backoff(self._retry_seconds)
+        while True:
+            try:
+                async with self._open_log() as log:
+                    await self._keep_up(log, backoff)
+            except (RedisLost, ForeignLog) as error:
+                self.error = error
+                telemetry.connection_error(error, first=backoff.failures == 0)
+                delay = backoff.next(random.random())
+                if isinstance(error, RedisUnusable | ForeignLog):
+                    delay = self._retry_seconds
+                telemetry.reconnecting(delay)
+                await anyio.sleep(delay)
+
+    async def _keep_up(self, log: RedisLog, backoff: Backoff) -> None:
+        self._saw(await log.open())
+        self.appending = await log.listeners_beating() is None
+        telemetry.connected_to_redis()
+        self.error, self._next_beat, self.connected = None, 0.0, True
+        self._listener.draining.set(True)
+        refusals = Backoff(self._retry_seconds)
+        try:
+            while True:
+                try:
+                    await self._step(log)
+                    self.error = None
+                    refusals.reset()
+                    backoff.reset()
+                except LogRefused as error:
+                    self.error = error
+                    telemetry.connection_error(error, first=refusals.failures == 0)
+                    await anyio.sleep(refusals.next(random.random()))
+                    self._saw(await log.state())
+        finally:
+            self.connected = False
+            self._listener.draining.set(False)
+            with anyio.move_on_after(FAREWELL_SECONDS, shield=True), suppress(RedisLost):
+                await log.stop_beating(self._nonce)
+
+    async def _step(self, log: RedisLog) -> None:
+        """One look at the tape and the tail, and what follows from it."""
+        await self._learn(log)
+        placement = place(self._tape, self._timeline, self._state.tail, self.tail)
+        match placement:
+            case UpToDate():
+                self._tape.mark_written(self._tape.end)
+                self._watch = None
+                await self._beat_when_due(log)
+                with anyio.move_on_after(max(0.0, self._next_beat - anyio.current_time())):
+                    await self._tape.grown(self._tape.end)
+            case Append(index, at):
+                self._tape.mark_written(index)
+                if self.appending or self._stood_still(PATIENCE_SECONDS):
+                    await self._append(log, index, at)
+                    await self._beat_when_due(log)
+                else:
+                    await self._look_again(log)
+            case Break(index, at):
+                if self._stood_still(TAKEOVER_SECONDS) or await log.listeners_beating() is None:
+                    telemetry.log.warning("The log cannot be continued exactly: it goes on at %s after a gap", at)
+                    await self._append(log, index, at)
+                else:
+                    await self._look_again(log)
+            case Remark():
+                self._listener.mark_again(self._state.tail.term if self._state.tail else 0)
+                await self._look_again(log)
+        self._metrics.backlog_entries.set(self._tape.end - self._tape.written)
+        self._metrics.backlog_bytes.set(self._tape.backlog_bytes)
+
+    async def _append(self, log: RedisLog, index: int, at: Position) -> None:
+        tape = self._tape
+        bodies: list[Body] = []
+        size = 0
+        for heard in tape.run(index, MAX_BATCH_ENTRIES):
+            size += size_bytes(heard)
+            if size > MAX_BATCH_BYTES and bodies:
+                break
+            bodies.append(heard.body)
+        started = anyio.current_time()
+        result = await log.append(self._state, at, bodies, publish_from=max(0, tape.published - index))
+        self._metrics.append_seconds.observe(anyio.current_time() - started)
+        if isinstance(result, Appended):
+            self._timeline.relate(at, tape.read(index, 1)[0].position)
+            self._metrics.appended.inc(len(bodies))
+            self.appending = True
+            self._saw(result.state)
+            tape.mark_written(index + len(bodies))
+            for error in result.troubles:
+                telemetry.log.error("Appended to the log, but could not publish: %s", error)
+        else:
+            self.appending = False
+            self._saw(result)
+
+    async def _learn(self, log: RedisLog) -> None:
+        """Read the relations of a tail that is not related to the session, and write ours into a new log."""
+        tail, session = self._state.tail, self._listener.session.value
+        if tail and session and self._timeline.convert(tail, session.term) is None:
+            for term, heard_at in await log.terms():
+                if self._timeline.relate(Position(term, 0), heard_at) is Relation.CONTRADICTION:
+                    telemetry.log.warning("Ignored a relation in the log that contradicts an earlier one: %d", term)
+        if self._state.nonce != self._incarnation and self._state.nonce is not None:
+            await log.save_terms(list(self._timeline.relations()))
+            self._incarnation = self._state.nonce
+
+    def _saw(self, state: LogState) -> None:
+        self._state = state
+        if state.tail is not None:
+            if self.tail is not None and self.tail.term != state.tail.term:
+                self._timeline.pinned.discard(self.tail.term)
+            self.tail = state.tail
+            self._timeline.pinned.add(state.tail.term)
+
+    def _stood_still(self, seconds: float) -> bool:
+        """Whether the tail has been the same for so long (jittered) while entries waited."""
+        now, tail = anyio.current_time(), self._state.tail
+        if self._watch is None or self._watch.tail != tail:
+            self._watch = Watch(tail, now, seconds * (1 + random.random()))
+        return now - self._watch.since >= self._watch.patience_seconds
+
+    async def _look_again(self, log: RedisLog) -> None:
+        await anyio.sleep(POLL_SECONDS)
+        self._saw(await log.state())
+
+    async def _beat_when_due(self, log: RedisLog) -> None:
+        """Say that this listener hears and appends: only when both were seen to be true."""
+        now = anyio.current_time()
+        if now < self._next_beat or not self._listener.proven:
+            self._next_beat = max(self._next_beat, now + 0.1)
+            return
+        self._next_beat = now + BEAT_SECONDS
+        await log.beat(self._state.tail, self._nonce, self._heartbeat_timeout_seconds)
