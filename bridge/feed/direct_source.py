@@ -8,7 +8,7 @@ from bridge.core.events import Event, Heard, Marker, Notification
 from bridge.core.position import Position, Relation, Timeline
 from bridge.feed.delivery import Delivery
 from bridge.feed.source import FeedState, Report
-from bridge.relay.listener import OpenSession
+from bridge.links.openers import OpenSession
 
 
 class DirectSource:

@@ -1,15 +1,35 @@
 """From the listener of the same process: what it heard is on its tape, so no second connection is needed."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import anyio
 
 from bridge.core.events import Heard, Marker
 from bridge.feed.delivery import Delivery
 from bridge.feed.direct_source import begin_session, deliver_heard
 from bridge.feed.source import FeedState, Report
-from bridge.relay.listener import Listener
-from bridge.relay.tape import Tape
+from bridge.links.openers import Session
+from bridge.telemetry import Observable
 
 BATCH_ENTRIES = 500
+
+
+class Tape(Protocol):
+    """What the listener heard, by index, as `bridge.relay.tape.Tape` keeps it."""
+
+    end: int
+
+    async def grown(self, index: int) -> None: ...
+    def run(self, index: int, count: int) -> Sequence[Heard]: ...
+    def mark_written(self, index: int) -> None: ...
+
+
+class Listener(Protocol):
+    """The LISTEN session of this process."""
+
+    session: Observable[Session | None]
+    draining: Observable[bool]
 
 
 class LocalSource:

@@ -6,8 +6,7 @@ itself was trimmed, and a new term is what the log's writers say when something 
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 
 import anyio
 
@@ -17,11 +16,8 @@ from bridge.core.position import Position
 from bridge.feed.delivery import Delivery
 from bridge.feed.direct_source import learn
 from bridge.feed.source import FeedState, Report
-from bridge.links.redis import RedisLink
+from bridge.links.openers import OpenLink, OpenLog
 from bridge.links.redis_log import RedisLog, read_beat
-
-OpenLog = Callable[[], AbstractAsyncContextManager[RedisLog]]
-OpenLink = Callable[[], AbstractAsyncContextManager[RedisLink]]
 
 
 class LogSource:

@@ -6,8 +6,6 @@ and the tape knows: the new session's marker begins a new segment.
 
 import random
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
 
 import anyio
 
@@ -16,6 +14,7 @@ from bridge.core.backoff import Backoff
 from bridge.core.events import Heard, Marker
 from bridge.core.position import Position, Relation, Timeline
 from bridge.errors import PostgresLost
+from bridge.links.openers import OpenSession, Session
 from bridge.relay.tape import Tape
 from bridge.telemetry import Metrics, Observable
 
@@ -24,26 +23,6 @@ TERM_SHIFT = 22
 
 FULL_SECONDS = 1.0
 """How often a full backlog looks whether Redis is still there to drain it."""
-
-
-class Session(Protocol):
-    """What the listener needs of a `bridge.links.postgres.ListenSession`."""
-
-    @property
-    def term(self) -> int: ...
-    @property
-    def marker(self) -> Marker: ...
-    @property
-    def proven(self) -> bool: ...
-    @property
-    def database(self) -> object: ...
-    async def receive(self) -> Sequence[Heard]: ...
-
-
-class OpenSession(Protocol):
-    """Opens one session whose term lies above ``floor * 2**22``; raises PostgresLost."""
-
-    def __call__(self, *, floor: int) -> AbstractAsyncContextManager[Session]: ...
 
 
 class Listener:
@@ -70,6 +49,13 @@ class Listener:
         """Whether a session is open and has proved that notifications reach it."""
         session = self.session.value
         return session is not None and session.proven
+
+    async def opened(self) -> Session:
+        """The open session; waits for the next one where there is none."""
+        while True:
+            session = await self.session.wait_for(lambda session: session is not None)
+            if session is not None:
+                return session
 
     def mark_again(self, floor_term: int) -> None:
         """End the session and open one whose term lies above this one."""

@@ -6,8 +6,7 @@ and one of them steps in when the tail has stood still for `PATIENCE_SECONDS`.
 """
 
 import random
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
@@ -17,6 +16,7 @@ from bridge.core.backoff import Backoff
 from bridge.core.events import Body
 from bridge.core.position import Position, Relation, Timeline
 from bridge.errors import ForeignLog, LogRefused, RedisLost, RedisUnusable
+from bridge.links.openers import OpenLog
 from bridge.links.redis_log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Appended, LogState, RedisLog
 from bridge.relay.listener import Listener
 from bridge.relay.placement import Append, Break, Remark, UpToDate, place
@@ -30,8 +30,6 @@ POLL_SECONDS = 0.05
 FAREWELL_SECONDS = 0.2
 TAKEOVER_SECONDS = 2.0
 """How long a relay that can only leave a gap waits for one that continues the log exactly."""
-
-OpenLog = Callable[[], AbstractAsyncContextManager[RedisLog]]
 
 
 @dataclass

@@ -1,0 +1,107 @@
+"""The whole service: which tasks there are, who owns whom, and in which order everything ends.
+
+    serve ── relay ── listener: LISTEN session -> tape           (without --no-listener)
+      │        └───── publisher: tape -> log in Redis            (with Redis)
+      ├───── feed: log, tape or a session of its own -> hub
+      ├───── rates: samples for /status
+      └───── server: accepts, one task a connection
+
+What begins first ends last: clients are told, then the feed stops, then the relay. A task that fails with anything but
+the errors it handles ends the process: a supervisor that restarts on bugs hides them.
+"""
+
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from bridge.feed.delivery import Delivery
+from bridge.feed.direct_source import DirectSource
+from bridge.feed.feed import Feed
+from bridge.feed.local_source import LocalSource
+from bridge.feed.log_source import LogSource
+from bridge.feed.source import FeedState, Source
+from bridge.health import HealthSource, ListenerHealth, Rates, RelayHealth, ServerHealth
+from bridge.hub import Hub
+from bridge.links.openers import link_opener, log_reader, session_opener
+from bridge.links.redis import RedisTarget, parse_redis_url
+from bridge.relay.relay import Relay
+from bridge.server import serve as serve_http
+from bridge.settings import Settings
+from bridge.telemetry import Metrics, log
+
+OnListening = Callable[[str], None]
+"""Called once with the URL, when connections are accepted."""
+
+
+async def serve(settings: Settings, *, with_listener: bool, on_listening: OnListening) -> None:
+    """Serve clients until SIGTERM or SIGINT; then end everything in order and return."""
+    metrics = Metrics()
+    target = parse_redis_url(settings.redis_url) if settings.use_redis_notifier else None
+    hub = Hub(settings.channels, settings.client_buffer_bytes, settings.buffers_total_bytes, metrics)
+    delivery = Delivery(hub.deliver, metrics)
+    relay = Relay(settings, target, metrics) if with_listener else None
+
+    def tell_hub(state: FeedState) -> None:
+        if state.mode == "none":
+            hub.set_waiting()
+        else:
+            hub.set_live(delivery.position)
+
+    feed = Feed(_source(settings, target, relay, delivery), settings.retry_seconds, tell_hub)
+    rates = Rates(metrics, hub.observe)
+    relay_health = RelayHealth(relay) if relay else None
+    health = ServerHealth(feed, delivery, hub, relay_health, rates, wants_redis=target is not None)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with _running(relay.run) if relay else _running(), _running(feed.run, rates.run):
+            await _serve_until(signals, settings, hub, health, metrics, on_listening)
+
+
+async def listen(settings: Settings, *, on_listening: OnListening) -> None:
+    """Bring notifications into the log until SIGTERM or SIGINT; then end everything in order and return."""
+    metrics = Metrics()
+    relay = Relay(settings, parse_redis_url(settings.redis_url), metrics)
+    rates = Rates(metrics)
+    health = ListenerHealth(RelayHealth(relay), rates)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with _running(relay.run, rates.run):
+            await _serve_until(signals, settings, None, health, metrics, on_listening)
+
+
+def _source(settings: Settings, target: RedisTarget | None, relay: Relay | None, delivery: Delivery) -> Source:
+    """The log with Redis; without it the own listener, or a session of this process alone."""
+    if target is not None:
+        return LogSource(
+            log_reader(settings, target), link_opener(settings, target), delivery, settings.heartbeat_timeout_seconds
+        )
+    if relay is not None:
+        return LocalSource(relay.listener, relay.tape, settings.digest, delivery)
+    return DirectSource(session_opener(settings, "fallback"), delivery)
+
+
+@asynccontextmanager
+async def _running(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """These tasks run as long as the body does, and are cancelled after it."""
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(task)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def _serve_until(
+    signals: AsyncIterator[int],
+    settings: Settings,
+    hub: Hub | None,
+    health: HealthSource,
+    metrics: Metrics,
+    on_listening: OnListening,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        host, port = await nursery.start(serve_http, settings, hub, health, metrics)
+        on_listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        async for number in signals:
+            log.info("Received %s, ending", signal.Signals(number).name)
+            break
+        nursery.cancel_scope.cancel()
