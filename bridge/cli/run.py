@@ -1,0 +1,81 @@
+"""`serve` and `listen`: settings, the embedded servers where no database is named, then the service until a signal."""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from bridge.announcement import announced
+from bridge.cli.options import Flags
+from bridge.embedded import Servers, started
+from bridge.errors import BridgeError
+from bridge.settings import Settings, load, variable
+from bridge.telemetry import error_text, log, setup_logging
+
+LISTEN_PORT = 8001
+
+OnListening = Callable[[str], None]
+Service = Callable[[Settings, OnListening], Awaitable[None]]
+
+
+def run_serve(flags: Flags, *, with_listener: bool) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    settings = load(flags, serves_clients=True)
+
+    async def service(settings: Settings, on_listening: OnListening) -> None:
+        from bridge.service import serve
+
+        await serve(settings, with_listener=with_listener, on_listening=on_listening)
+
+    _run(settings, service, serves_clients=True)
+
+
+def run_listen(flags: Flags) -> None:
+    """Carry notifications from PostgreSQL to Redis until SIGTERM or SIGINT."""
+    settings = load(flags, default_port=LISTEN_PORT)
+
+    async def service(settings: Settings, on_listening: OnListening) -> None:
+        from bridge.service import listen
+
+        await listen(settings, on_listening=on_listening)
+
+    _run(settings, service, serves_clients=False)
+
+
+def _run(settings: Settings, service: Service, *, serves_clients: bool) -> None:
+    setup_logging(settings.log_format, settings.log_level)
+    with contextlib.ExitStack() as stack:
+        servers: Servers | None = None
+        if settings.embedded:
+            servers = stack.enter_context(started())
+            settings = _on_embedded(settings, servers)
+
+        def on_listening(url: str) -> None:
+            if servers is not None:
+                try:
+                    stack.enter_context(announced(servers, url if serves_clients else None))
+                except (BridgeError, OSError) as error:
+                    log.warning("notify and tail will not find this bridge by themselves: %s", error_text(error))
+            with contextlib.suppress(OSError):
+                print(f"Listening on {url}", flush=True)
+
+        trio.run(partial(service, settings, on_listening))
+
+
+def _on_embedded(settings: Settings, servers: Servers) -> Settings:
+    """The settings for the embedded servers: Redis mode, unless it was turned off explicitly."""
+    log.info("Embedded PostgreSQL: %s", servers.database_url)
+    log.info("Embedded Valkey: %s", servers.redis_url)
+    given = settings.model_fields_set
+    if ignored := sorted(given & {"redis_url", "db_port", "db_user", "db_password", "db_name"}):
+        names = ", ".join(map(variable, ignored))
+        log.warning("Without DATABASE_URL and DB_HOST the embedded servers are used; ignored: %s", names)
+    use_redis = settings.use_redis_notifier if "use_redis_notifier" in given else True
+    return settings.model_copy(
+        update={
+            "database_url": servers.database_url,
+            "redis_url": servers.redis_url,
+            "use_redis_notifier": use_redis,
+        }
+    )
