@@ -1,0 +1,256 @@
+"""The way out to one client: straight into its socket, and where the kernel is full, into a bounded buffer.
+
+    OPEN ──end()──▶ CLOSING ──abort()──▶ CLOSED
+      └──────────────abort()───────────────▲
+
+OPEN takes frames. CLOSING sends what is held, the close frame last, and takes nothing more. CLOSED sends nothing. While
+the buffer is empty there is no writer task: `send` is the socket's own, and the hub calls it without any wrapper. Only
+what the kernel does not take makes a writer start, and it ends when the buffer is empty again.
+
+What is held is shared: a chunk that waits for a hundred clients is one object, and counts once in `Buffers`.
+"""
+
+import enum
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+
+from bridge.core.wire import TOO_SLOW, close_frame, frame_end
+
+CLOSE_SECONDS = 10.0
+"""How long a closing client may take to read its close frame and to answer; past it the connection is reset."""
+
+_BUFFERS_A_CALL = 256  # the kernel takes up to 1024 (IOV_MAX)
+_BYTES_A_TURN = 1 << 20  # then other tasks get a turn
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+StartSoon = Callable[[Callable[[], Awaitable[None]]], object]
+
+
+class State(enum.Enum):
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Chunk:
+    """Bytes of one or several whole frames, and how many clients hold them."""
+
+    __slots__ = ("data", "holders", "size")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.size = len(data)
+        self.holders = 0
+
+
+class Buffers:
+    """What all clients together hold, and which of them have ended since the hub looked last."""
+
+    def __init__(self, client_bytes: int) -> None:
+        self.client_bytes = client_bytes
+        self.total_bytes = 0
+        """Bytes held, a chunk shared by several clients once."""
+        self.holding: set[Client] = set()
+        self.ended: list[Client] = []
+
+    def take(self, chunk: Chunk) -> None:
+        if not chunk.holders:
+            self.total_bytes += chunk.size
+        chunk.holders += 1
+
+    def release(self, chunk: Chunk) -> None:
+        chunk.holders -= 1
+        if not chunk.holders:
+            self.total_bytes -= chunk.size
+
+
+class Client:
+    """One client's connection, after its handshake. All methods but `flushed` are synchronous and never raise.
+
+    `start_soon` runs the client's own short-lived tasks; they must be cancelled before the socket is closed.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_buffers",
+        "_drained",
+        "_held",
+        "_offset",
+        "_raw",
+        "_start_soon",
+        "_writing",
+        "blocked",
+        "close_code",
+        "heard",
+        "held_bytes",
+        "send",
+        "state",
+    )
+
+    def __init__(self, raw: socket.socket, start_soon: StartSoon, buffers: Buffers) -> None:
+        self.send = raw.send
+        self.blocked = False
+        """True where `send` must not be called: frames are held already, or the client is no longer OPEN."""
+        self.state = State.OPEN
+        self.held_bytes = 0
+        self.heard = True
+        """Whether the peer has shown any life; whoever judges that resets it."""
+        self.close_code: int | None = None
+        self._raw = raw
+        self._start_soon = start_soon
+        self._buffers = buffers
+        self._held: deque[Chunk] = deque()
+        self._offset = 0
+        self._writing = False
+        self._drained: trio.Event | None = None
+
+    def put(self, data: bytes) -> None:
+        """Send whole frames to this client alone, after all before."""
+        chunk = Chunk(data)
+        if self.blocked:
+            self.hold(chunk, 0)
+            return
+        try:
+            sent = self.send(data)
+        except BlockingIOError:
+            self.hold(chunk, 0)
+        except OSError:
+            self.abort()
+        else:
+            if sent != chunk.size:
+                self.hold(chunk, sent)
+
+    def hold(self, chunk: Chunk, sent: int) -> None:
+        """Keep what the kernel did not take of a chunk, of which it took `sent` bytes. Too much ends the client."""
+        if self.state is not State.OPEN:
+            return
+        self._keep(chunk, sent)
+        if self.held_bytes > self._buffers.client_bytes:
+            self.end_too_slow()
+
+    def end_too_slow(self) -> None:
+        """Drop what is held and close with 4008."""
+        self.end(TOO_SLOW, "resume with after", drop=True)
+
+    def end(self, code: int, reason: str = "", *, drop: bool = False, frame: bytes | None = None) -> None:
+        """Send a close frame as the last thing; with `drop`, instead of what is held.
+
+        Where the kernel took a part of a frame, the rest of that frame goes first: a close frame inside it would be
+        read as its content. The connection is reset if the peer does not finish within `CLOSE_SECONDS`.
+        """
+        if self.state is not State.OPEN:
+            return
+        self.state = State.CLOSING
+        self.close_code = code
+        self._buffers.ended.append(self)
+        if drop:
+            self._drop_but_half_frame()
+        self._keep(Chunk(frame or close_frame(code, reason)), 0)
+        self.blocked = True
+        self._flush()
+        if self.state is State.CLOSING:
+            self._start_soon(self._expire)
+
+    def abort(self) -> None:
+        """Reset the connection at once; the peer may not see what the kernel still holds."""
+        if self.state is State.CLOSED:
+            return
+        if self.state is State.OPEN:
+            self._buffers.ended.append(self)
+        self.state = State.CLOSED
+        self.blocked = True
+        self._drop()
+        with suppress(OSError):
+            self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._raw.shutdown(socket.SHUT_RDWR)  # wakes who reads from it
+
+    async def flushed(self) -> None:
+        """Wait until nothing is held, because it was sent or because the client ended. Cancelling is harmless."""
+        while self._held:
+            if self._drained is None:
+                self._drained = trio.Event()
+            await self._drained.wait()
+
+    def _keep(self, chunk: Chunk, sent: int) -> None:
+        if not self._held:
+            self._offset = sent
+            self._buffers.holding.add(self)
+        self._held.append(chunk)
+        self.held_bytes += chunk.size - sent
+        self._buffers.take(chunk)
+        self.blocked = True
+        if not self._writing:
+            self._writing = True
+            self._start_soon(self._write)
+
+    async def _write(self) -> None:
+        while self._held:
+            try:
+                await trio.lowlevel.wait_writable(self._raw)
+            except (OSError, trio.ClosedResourceError):
+                self.abort()
+                break
+            self._flush()
+        self._writing = False
+
+    def _flush(self) -> None:
+        """Give the kernel as much as it takes, up to a bound that keeps the turn short."""
+        budget = _BYTES_A_TURN
+        try:
+            while self._held and budget > 0:
+                sent = self._raw.sendmsg(self._views())
+                self.heard = True  # a full socket takes more only because its peer has read
+                budget -= sent
+                self._forget(sent)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.abort()
+
+    def _views(self) -> list[memoryview]:
+        views = [memoryview(chunk.data) for chunk, _ in zip(self._held, range(_BUFFERS_A_CALL), strict=False)]
+        views[0] = views[0][self._offset :]
+        return views
+
+    def _forget(self, sent: int) -> None:
+        held, release = self._held, self._buffers.release
+        self.held_bytes -= sent
+        sent += self._offset
+        while held and held[0].size <= sent:
+            sent -= held[0].size
+            release(held.popleft())
+        self._offset = sent
+        if not held:
+            self._emptied()
+
+    def _drop(self) -> None:
+        for chunk in self._held:
+            self._buffers.release(chunk)
+        self._held.clear()
+        self.held_bytes = self._offset = 0
+        self._emptied()
+
+    def _drop_but_half_frame(self) -> None:
+        rest = b""
+        if self._held and self._offset:
+            data = self._held[0].data
+            rest = data[self._offset : frame_end(data, self._offset)]
+        self._drop()
+        if rest:
+            self._keep(Chunk(rest), 0)
+
+    def _emptied(self) -> None:
+        self._buffers.holding.discard(self)
+        self.blocked = self.state is not State.OPEN
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+
+    async def _expire(self) -> None:
+        await trio.sleep(CLOSE_SECONDS)
+        self.abort()
