@@ -106,7 +106,7 @@ async def _follow(url: str, show: Print, backoff: Backoff) -> None:
         except BrokenPipeError:
             raise
         except (HandshakeError, OSError) as error:
-            problem = error_text(error)
+            problem = error_text(error.__cause__ or error)
         if trio.current_time() - connected_at > HEALTHY_SECONDS:
             backoff.reset()
         delay_seconds = backoff.next(random.random())
