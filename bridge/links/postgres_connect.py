@@ -51,7 +51,7 @@ async def open_connection(
     read-write unless it says otherwise. Raises PostgresUnusable where a person must change something, and PostgresLost
     for all else.
     """
-    pgconn = await _connect(_parameters(conninfo, application_name), timeout_seconds)
+    pgconn = await _connect(connection_parameters(conninfo, application_name), timeout_seconds)
     try:
         if pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
             try:
@@ -140,8 +140,10 @@ def waiting_for_at_most(seconds: float, doing: str) -> Iterator[None]:
         raise PostgresLost(f"PostgreSQL did not answer within {seconds:g} s while {doing}")
 
 
-def _parameters(conninfo: str, application_name: str) -> Parameters:
+def connection_parameters(conninfo: str, application_name: str) -> Parameters:
     """The connection parameters, with what service files and the environment say about hosts filled in.
+
+    Raises PostgresUnusable, without the string, where it cannot be read.
 
     libpq reads all of these when it checks its parameters, before it connects. A value that is not allowed for one
     parameter of no interest stops it right there, and it tells what it found: no file is parsed here a second time.
@@ -149,7 +151,7 @@ def _parameters(conninfo: str, application_name: str) -> Parameters:
     try:
         given = conninfo_to_dict(conninfo)
         probe = pq.PGconn.connect_start(make_conninfo(conninfo, gssencmode="stop").encode())
-    except psycopg.Error as error:
+    except (psycopg.Error, UnicodeError) as error:
         detail = one_line(str(error)).partition('"')[0]  # libpq quotes the string, which may hold a password
         raise PostgresUnusable(
             f"the connection string of PostgreSQL cannot be read ({detail.strip()}): "
@@ -181,6 +183,8 @@ async def _connect(parameters: Parameters, timeout_seconds: float) -> pq.abc.PGc
             attempts = await anyio.to_thread.run_sync(conninfo_attempts, parameters, abandon_on_cancel=True)
     except psycopg.Error as error:
         raise PostgresLost(f"cannot connect to PostgreSQL: {one_line(str(error))}") from error
+    except UnicodeError as error:  # DNS has no such names
+        raise PostgresUnusable(f"cannot connect to PostgreSQL: {parameters.get('host')!r} is no host name") from error
     failures: list[PostgresLost] = []
     for attempt in attempts:
         try:

