@@ -147,7 +147,7 @@ class ServerHealth:
     def status(self) -> Json:
         changes = self._feed.changes
         position = self._delivery.position
-        links = {"feed": {"mode": self._feed.state.value.mode, "reason": self._feed.state.value.reason or None}}
+        links: Json = {"feed": {"mode": self._feed.state.value.mode, "reason": self._feed.state.value.reason or None}}
         if self._relay is not None:
             links |= {"postgres": self._relay.postgres(), "redis": self._relay.redis()}
         return {

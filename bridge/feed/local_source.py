@@ -6,6 +6,7 @@ from typing import Protocol
 import anyio
 
 from bridge.core.events import Heard, Marker
+from bridge.core.position import Position
 from bridge.feed.delivery import Delivery
 from bridge.feed.direct_source import begin_session, deliver_heard
 from bridge.feed.source import FeedState, Report
@@ -20,6 +21,8 @@ class Tape(Protocol):
 
     end: int
 
+    @property
+    def last(self) -> Position | None: ...
     async def grown(self, index: int) -> None: ...
     def run(self, index: int, count: int) -> Sequence[Heard]: ...
     def mark_written(self, index: int) -> None: ...
@@ -50,6 +53,9 @@ class LocalSource:
 
     async def _follow(self, report: Report) -> None:
         tape, index = self._tape, self._tape.end
+        if self._listener.session.value is not None and tape.last is not None:
+            self._delivery.begin(tape.last)
+            report(FeedState("direct"))
         while True:
             await tape.grown(index)
             heard = tape.run(index, BATCH_ENTRIES)

@@ -21,7 +21,7 @@ from bridge.links.redis_log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Appended,
 from bridge.relay.listener import Listener
 from bridge.relay.placement import Append, Break, Remark, UpToDate, place
 from bridge.relay.tape import Tape, size_bytes
-from bridge.telemetry import Metrics
+from bridge.telemetry import Metrics, Observable
 
 BEAT_SECONDS = 1.0
 PATIENCE_SECONDS = 0.2
@@ -56,6 +56,8 @@ class Publisher:
         metrics: Metrics,
     ) -> None:
         self.connected = False
+        self.caught_up = Observable(False)
+        """Whether, when last looked at, the log held everything on the tape."""
         self.appending = False
         """Whether this relay has the initiative."""
         self.error: Exception | None = None
@@ -112,6 +114,7 @@ class Publisher:
                     self._saw(await log.state())
         finally:
             self.connected = False
+            self.caught_up.set(False)
             self._listener.draining.set(False)
             with anyio.move_on_after(FAREWELL_SECONDS, shield=True), suppress(RedisLost):
                 await log.stop_beating(self._nonce)
@@ -122,16 +125,21 @@ class Publisher:
         placement = place(self._tape, self._timeline, self._state.tail, self.tail)
         match placement:
             case UpToDate():
+                self.caught_up.set(True)
                 self._tape.mark_written(self._tape.end)
                 self._watch = None
-                await self._beat_when_due(log)
+                if self._beat_due:
+                    await self._beat_if_true(log)
+                    return
                 with anyio.move_on_after(max(0.0, self._next_beat - anyio.current_time())):
                     await self._tape.grown(self._tape.end)
             case Append(index, at):
+                self.caught_up.set(False)
                 self._tape.mark_written(index)
                 if self.appending or self._stood_still(PATIENCE_SECONDS):
                     await self._append(log, index, at)
-                    await self._beat_when_due(log)
+                    if self._beat_due:
+                        await self._beat(log)
                 else:
                     await self._look_again(log)
             case Break(index, at):
@@ -200,11 +208,19 @@ class Publisher:
         await anyio.sleep(POLL_SECONDS)
         self._saw(await log.state())
 
-    async def _beat_when_due(self, log: RedisLog) -> None:
-        """Say that this listener hears and appends: only when both were seen to be true."""
-        now = anyio.current_time()
-        if now < self._next_beat or not self._listener.proven:
-            self._next_beat = max(self._next_beat, now + 0.1)
-            return
-        self._next_beat = now + BEAT_SECONDS
-        await log.beat(self._state.tail, self._nonce, self._heartbeat_timeout_seconds)
+    @property
+    def _beat_due(self) -> bool:
+        return anyio.current_time() >= self._next_beat
+
+    async def _beat_if_true(self, log: RedisLog) -> None:
+        """Look whether the log still is what it was: an idle listener notices here that Redis came back empty."""
+        before = self._state
+        self._saw(await log.state())
+        if self._state == before:
+            await self._beat(log)
+
+    async def _beat(self, log: RedisLog) -> None:
+        """Say that this listener hears and appends. Only to be called when the log was just seen to work."""
+        self._next_beat = anyio.current_time() + BEAT_SECONDS
+        if self._listener.proven:
+            await log.beat(self._state.tail, self._nonce, self._heartbeat_timeout_seconds)

@@ -60,6 +60,11 @@ class Tape:
         return self._start
 
     @property
+    def last(self) -> Position | None:
+        """Position of the newest entry."""
+        return self.segments[-1].last if self.segments else None
+
+    @property
     def full(self) -> bool:
         return self.backlog_bytes >= self._limit_bytes
 

@@ -1,0 +1,146 @@
+"""A PostgreSQL and a Redis together, and parts of the bridge that run against them inside a test."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+
+from bridge.core.events import Event, Gap
+from bridge.feed.delivery import Delivery, Item
+from bridge.feed.direct_source import DirectSource
+from bridge.feed.feed import Feed
+from bridge.feed.local_source import LocalSource
+from bridge.feed.log_source import LogSource
+from bridge.feed.source import FeedState, Source
+from bridge.links.openers import link_opener, log_reader, session_opener
+from bridge.links.redis import parse_redis_url
+from bridge.relay.relay import Relay
+from bridge.settings import Settings
+from bridge.telemetry import Metrics
+from tests.support import postgres as pg
+from tests.support import redis as rd
+
+WAIT_SECONDS = 20.0
+_prefixes = itertools.count()
+
+
+def pairs() -> list[tuple[str, rd.Binary]]:
+    """Every server once, in as few pairs as that takes."""
+    kinds, binaries = pg.kinds(), rd.BINARIES
+    return [(kinds[i % len(kinds)], binaries[i % len(binaries)]) for i in range(max(len(kinds), len(binaries)))]
+
+
+@dataclass
+class Stack:
+    """Running servers, and settings that lead to them with a prefix of their own for each call."""
+
+    postgres: pg.PostgresServer
+    redis: rd.RedisServer
+
+    def settings(self, **changes: Any) -> Settings:
+        values: dict[str, Any] = {
+            "database_url": self.postgres.url(),
+            "use_redis_notifier": True,
+            "redis_url": self.redis.url,
+            "channels": ("a", "b"),
+            "redis_prefix": f"test{next(_prefixes)}",
+            "retry_seconds": 0.5,
+        }
+        return Settings(**(values | changes))
+
+
+@pytest.fixture(scope="module", params=pairs(), ids=lambda pair: f"{pair[0]}+{rd.name_of(pair[1])}")
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """Both servers, for the tests of one module."""
+    kind, binary = request.param
+    with pg.postgres_server(kind) as postgres, rd.running_redis(binary) as redis:
+        yield Stack(postgres, redis)
+
+
+@dataclass
+class Reader:
+    """A feed that collects what clients would get."""
+
+    items: list[Item] = field(default_factory=list)
+    feed: Feed | None = None
+    _news: trio.Event = field(default_factory=trio.Event)
+
+    def sink(self, items: Sequence[Item]) -> None:
+        self.items += items
+        self._news.set()
+
+    @property
+    def events(self) -> list[Event]:
+        return [item for item in self.items if isinstance(item, Event)]
+
+    @property
+    def gaps(self) -> list[Gap]:
+        return [item for item in self.items if isinstance(item, Gap)]
+
+    async def until(self, predicate: Callable[[], object]) -> None:
+        """Wait until the predicate holds, looking again whenever something arrives."""
+        with trio.fail_after(WAIT_SECONDS):
+            while not predicate():
+                self._news = trio.Event()
+                await self._news.wait()
+
+    async def live(self) -> None:
+        assert self.feed is not None
+        with trio.fail_after(WAIT_SECONDS):
+            await self.feed.state.wait_for(lambda state: state.mode != "none")
+
+
+async def start_relay(nursery: trio.Nursery, settings: Settings) -> tuple[Relay, trio.CancelScope]:
+    """A relay that listens, and keeps up with the log if there is one; and the scope that ends it."""
+    relay = Relay(settings, parse_redis_url(settings.redis_url) if settings.use_redis_notifier else None, Metrics())
+    scope = trio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await relay.run()
+
+    nursery.start_soon(run)
+    with trio.fail_after(WAIT_SECONDS):
+        await relay.listener.opened()
+        if relay.publisher is not None:
+            await relay.publisher.caught_up.wait_for(bool)
+    return relay, scope
+
+
+@asynccontextmanager
+async def running_relay(settings: Settings) -> AsyncIterator[Relay]:
+    """A relay for the body, cancelled at the end."""
+    async with trio.open_nursery() as nursery:
+        relay, scope = await start_relay(nursery, settings)
+        yield relay
+        scope.cancel()
+
+
+@asynccontextmanager
+async def running_reader(settings: Settings, relay: Relay | None = None) -> AsyncIterator[Reader]:
+    """A feed from the log; without Redis from this relay's tape, or from a session of its own. Live when it starts."""
+    reader = Reader()
+    delivery = Delivery(reader.sink, Metrics())
+    target = parse_redis_url(settings.redis_url)
+    source: Source
+    if settings.use_redis_notifier:
+        source = LogSource(
+            log_reader(settings, target), link_opener(settings, target), delivery, settings.heartbeat_timeout_seconds
+        )
+    elif relay is not None:
+        source = LocalSource(relay.listener, relay.tape, settings.digest, delivery)
+    else:
+        source = DirectSource(session_opener(settings, "fallback"), delivery)
+
+    def ignore(state: FeedState) -> None: ...
+
+    reader.feed = Feed(source, settings.retry_seconds, ignore)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.feed.run)
+        await reader.live()
+        yield reader
+        nursery.cancel_scope.cancel()
