@@ -88,44 +88,46 @@ class Settings(BaseSettings):
         env_file_encoding="utf-8",
     )
 
-    database_url: str | None = Field(None, description="a libpq URL, such as postgresql://user@host:5432/name")
-    db_host: str | None = Field(None, description="a host name, an address or a directory of sockets")
-    db_port: int = Field(5432, ge=1, le=65_535, description="a whole number from 1 to 65535")
-    db_user: str | None = Field(None, description="a role of PostgreSQL")
-    db_password: str | None = Field(None, description="the role's password")
-    db_name: str | None = Field(None, description="a database")
-    use_redis_notifier: bool = Field(False, description="true or false")
-    redis_url: str = Field("redis://localhost:6379", description="a URL with redis://, rediss:// or unix://")
+    database_url: str | None = Field(default=None, description="a libpq URL, such as postgresql://user@host:5432/name")
+    db_host: str | None = Field(default=None, description="a host name, an address or a directory of sockets")
+    db_port: int = Field(default=5432, ge=1, le=65_535, description="a whole number from 1 to 65535")
+    db_user: str | None = Field(default=None, description="a role of PostgreSQL")
+    db_password: str | None = Field(default=None, description="the role's password")
+    db_name: str | None = Field(default=None, description="a database")
+    use_redis_notifier: bool = Field(default=False, description="true or false")
+    redis_url: str = Field(default="redis://localhost:6379", description="a URL with redis://, rediss:// or unix://")
     channels: Annotated[tuple[str, ...], NoDecode] = Field(
-        DEFAULT_CHANNELS, description="names of at most 63 bytes, separated by commas"
+        default=DEFAULT_CHANNELS, description="names of at most 63 bytes, separated by commas"
     )
-    host: str = Field("127.0.0.1", description="an address or a host name, without a port")
-    port: int = Field(8000, ge=0, le=65_535, description="a whole number from 0 to 65535")
-    redis_prefix: str = Field("pg_notify", description="1 to 200 printable characters without spaces or braces")
-    retry_seconds: Seconds = Field(5.0, description=_SECONDS)
-    redis_timeout_seconds: Seconds = Field(1.0, description=_SECONDS)
-    heartbeat_timeout_seconds: Seconds = Field(3.0, description=_SECONDS)
-    probe_seconds: Seconds = Field(5.0, description=_SECONDS)
-    history_entries: int = Field(10_000, ge=1, le=10**9, description="a whole number from 1 to 1000000000")
-    backlog_bytes: Bytes = Field(268_435_456, description=_BYTES)
-    client_buffer_bytes: Bytes = Field(16_777_216, description=_BYTES)
-    buffers_total_bytes: Bytes = Field(536_870_912, description=_BYTES)
-    slow_client: Literal["disconnect", "gap"] = Field("disconnect", description="disconnect or gap")
-    max_clients: int = Field(10_000, ge=1, le=10**7, description="a whole number from 1 to 10000000")
-    auth: Literal["none", "jwt"] | None = Field(None, description="none or jwt")
-    jwt_key: str | None = Field(None, description="a key")
-    jwt_key_file: str | None = Field(None, description="a path")
-    jwks_file: str | None = Field(None, description="a path")
-    jwt_audience: str | None = Field(None, description="a text")
-    jwt_issuer: str | None = Field(None, description="a text")
-    allowed_origins: str | None = Field(None, description="origins, separated by commas")
-    trusted_proxies: str | None = Field(None, description="addresses, separated by commas")
-    drain_seconds: float = Field(10.0, ge=0, le=86_400, allow_inf_nan=False, description="seconds, from 0 to 86400")
-    tls_cert: str | None = Field(None, description="a path")
-    tls_key: str | None = Field(None, description="a path")
-    log_format: Literal["text", "json"] = Field("text", description="text or json")
+    host: str = Field(default="127.0.0.1", description="an address or a host name, without a port")
+    port: int = Field(default=8000, ge=0, le=65_535, description="a whole number from 0 to 65535")
+    redis_prefix: str = Field(default="pg_notify", description="1 to 200 printable characters without spaces or braces")
+    retry_seconds: Seconds = Field(default=5.0, description=_SECONDS)
+    redis_timeout_seconds: Seconds = Field(default=1.0, description=_SECONDS)
+    heartbeat_timeout_seconds: Seconds = Field(default=3.0, description=_SECONDS)
+    probe_seconds: Seconds = Field(default=5.0, description=_SECONDS)
+    history_entries: int = Field(default=10_000, ge=1, le=10**9, description="a whole number from 1 to 1000000000")
+    backlog_bytes: Bytes = Field(default=268_435_456, description=_BYTES)
+    client_buffer_bytes: Bytes = Field(default=16_777_216, description=_BYTES)
+    buffers_total_bytes: Bytes = Field(default=536_870_912, description=_BYTES)
+    slow_client: Literal["disconnect", "gap"] = Field(default="disconnect", description="disconnect or gap")
+    max_clients: int = Field(default=10_000, ge=1, le=10**7, description="a whole number from 1 to 10000000")
+    auth: Literal["none", "jwt"] | None = Field(default=None, description="none or jwt")
+    jwt_key: str | None = Field(default=None, description="a key")
+    jwt_key_file: str | None = Field(default=None, description="a path")
+    jwks_file: str | None = Field(default=None, description="a path")
+    jwt_audience: str | None = Field(default=None, description="a text")
+    jwt_issuer: str | None = Field(default=None, description="a text")
+    allowed_origins: str | None = Field(default=None, description="origins, separated by commas")
+    trusted_proxies: str | None = Field(default=None, description="addresses, separated by commas")
+    drain_seconds: float = Field(
+        default=10.0, ge=0, le=86_400, allow_inf_nan=False, description="seconds, from 0 to 86400"
+    )
+    tls_cert: str | None = Field(default=None, description="a path")
+    tls_key: str | None = Field(default=None, description="a path")
+    log_format: Literal["text", "json"] = Field(default="text", description="text or json")
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
-        "info", description="debug, info, warning, error or critical"
+        default="info", description="debug, info, warning, error or critical"
     )
 
     @classmethod
@@ -142,7 +144,11 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _stripped(cls, value: Any, info: ValidationInfo) -> Any:
-        if not isinstance(value, str) or info.field_name in SECRETS:
+        if not isinstance(value, str):
+            return value
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("it is not valid UTF-8 text, or holds a NUL")
+        if info.field_name in SECRETS:
             return value
         optional = cls.model_fields[str(info.field_name)].default is None
         return value.strip() or (None if optional else "")
