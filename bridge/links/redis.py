@@ -44,17 +44,19 @@ async def open_redis(target: RedisTarget, *, timeout_seconds: float, name: str) 
     """
     stream: anyio.abc.ByteStream | None = None
     link: RedisLink | None = None
+    missing = "no connection to"
     try:
         with anyio.move_on_after(timeout_seconds):
             stream = await _connect(target)
             if target.tls is not None:
+                missing = "no TLS handshake with"
                 stream = await _wrap(stream, target, target.tls)
+            missing = "no answer from"
             opening = RedisLink(stream, target, timeout_seconds)
             await opening.greet(name)
             link = opening
         if link is None:
-            doing = "cannot connect to" if stream is None else "no answer from"
-            raise RedisLost(f"{doing} Redis at {target} within {timeout_seconds:g} s")
+            raise RedisLost(f"{missing} Redis at {target} within {timeout_seconds:g} s")
         yield link
     finally:
         if stream is not None:
@@ -73,7 +75,7 @@ class RedisLink:
         self.target = target
         self.timeout_seconds = timeout_seconds
         self._stream = stream
-        self._reader = hiredis.Reader(protocolError=self._protocol_error, replyError=error_for, notEnoughData=_NOT_YET)
+        self._reader = hiredis.Reader(replyError=error_for, notEnoughData=_NOT_YET)
         self._cut_short = False
         self._messages: list[tuple[bytes, bytes]] = []
         self._pings = 0
@@ -159,30 +161,34 @@ class RedisLink:
             raise RedisLost(f"the connection to {self.target} cannot be used after a command was cut short")
         self._cut_short = True
         await self._send(data)
-        gets = self._reader.gets
         replies: list[Reply] = []
         while len(replies) < count:
-            reply = gets()
-            if reply is _NOT_YET:
+            arrived = self._parse()
+            replies += arrived
+            if not arrived:
                 await self._read_reply_bytes()
-            else:
-                replies.append(reply)
         self._cut_short = False
         return replies
 
     def _take_pushed(self) -> set[bytes]:
         """Move what has arrived to `_messages`; the channels whose subscription was confirmed."""
-        gets, messages = self._reader.gets, self._messages
         confirmed = set()
-        while (reply := gets()) is not _NOT_YET:
-            if isinstance(reply, BridgeError):
-                raise reply
+        for reply in self._parse():
             if type(reply) is list:
                 if reply[0] == b"message":
-                    messages.append((reply[1], reply[2]))
+                    self._messages.append((reply[1], reply[2]))
                 elif reply[0] == b"subscribe":
                     confirmed.add(reply[1])
+            elif isinstance(reply, BridgeError):
+                raise reply
         return confirmed
+
+    def _parse(self) -> list[Reply]:
+        """All replies that are complete by now."""
+        try:
+            return list(iter(self._reader.gets, _NOT_YET))
+        except hiredis.ProtocolError as error:
+            raise RedisUnusable(f"what answers at {self.target} does not speak Redis's protocol: {error}") from None
 
     def _heard_something(self) -> None:
         self._pings = 0
@@ -221,12 +227,11 @@ class RedisLink:
         return False
 
     def _lost(self, error: Exception) -> RedisLost:
+        is_greeted = self.server or self.target.tls or self.target.path
+        hint = "" if is_greeted else " (if it wants TLS, the URL begins with rediss://)"
         if isinstance(error, anyio.EndOfStream):
-            return RedisLost(f"Redis at {self.target} closed the connection")
-        return RedisLost(f"the connection to Redis at {self.target} failed: {_reason(error)}")
-
-    def _protocol_error(self, text: str) -> RedisUnusable:
-        return RedisUnusable(f"what answers at {self.target} does not speak Redis's protocol: {text}")
+            return RedisLost(f"Redis at {self.target} closed the connection{hint}")
+        return RedisLost(f"the connection to Redis at {self.target} failed: {_reason(error)}{hint}")
 
 
 async def _connect(target: RedisTarget) -> anyio.abc.SocketStream:
