@@ -176,6 +176,8 @@ class ListenSession:
         now = anyio.current_time()
         if probes.due(now):
             self._send(probes.query(now))
+            if self._ended:
+                return
         readable = False
         with anyio.CancelScope(deadline=probes.wake_at()):
             await anyio.wait_readable(socket)

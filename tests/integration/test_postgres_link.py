@@ -1,10 +1,6 @@
-"""LISTEN sessions on real servers: what they hear, what they refuse, and how they end."""
+"""What LISTEN sessions on real servers hear, how they prove that they hear, and how they end."""
 
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import Any
 
 import anyio
 import pytest
@@ -13,82 +9,22 @@ import trio
 from bridge.core.events import Heard, Marker, Notification, Unreadable
 from bridge.core.position import Position
 from bridge.errors import BridgeError, PostgresLost, PostgresUnusable
-from bridge.links.postgres import MAX_BATCH, DatabaseIdentity, ListenSession, SessionOptions, notify, open_session
-from tests.support.postgres import (
-    PostgresServer,
-    directory_for_servers,
-    free_port,
-    give_to_servers,
-    has_pgbouncer,
-    kinds,
-    pgbouncer,
-    postgres_server,
-    standby_of,
+from bridge.links.postgres import MAX_BATCH, notify, open_session
+from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres_session import (
+    TIMEOUT_SECONDS,
+    activity,
+    execute,
+    hear,
+    options,
+    payloads,
+    probed,
+    refused,
+    send,
+    session,
+    until,
+    with_own_notify,
 )
-
-TIMEOUT_SECONDS = 30.0
-
-
-def options(conninfo: str, **changes: Any) -> SessionOptions:
-    settings: dict[str, Any] = {
-        "channels": ("match_change",),
-        "digest": "0123abcd",
-        "role": "listener",
-        "prefix": "pg_notify",
-        "probe_seconds": 5.0,
-    }
-    return SessionOptions(conninfo, **(settings | changes))
-
-
-@asynccontextmanager
-async def session(conninfo: str, *, floor: int = 0, **changes: Any) -> AsyncIterator[ListenSession]:
-    with trio.fail_after(TIMEOUT_SECONDS):
-        async with open_session(options(conninfo, **changes), floor=floor) as opened:
-            yield opened
-
-
-async def refused(conninfo: str, **changes: Any) -> PostgresLost:
-    """The error that opening a session ends with."""
-    with pytest.raises(PostgresLost) as caught:
-        async with session(conninfo, **changes):
-            pass
-    assert "\n" not in str(caught.value)
-    return caught.value
-
-
-async def hear(listening: ListenSession, count: int) -> list[Heard]:
-    heard: list[Heard] = []
-    while len(heard) < count:
-        heard += await listening.receive()
-    return heard
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(TIMEOUT_SECONDS):
-        while not condition():  # noqa: ASYNC110 - the server tells nobody
-            await trio.sleep(0.01)
-
-
-def payloads(heard: list[Heard]) -> list[bytes]:
-    return [h.body.payload for h in heard if isinstance(h.body, Notification)]
-
-
-def execute(server: PostgresServer, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
-    return server.execute(sql, *arguments)
-
-
-def send(server: PostgresServer, channel: str, *texts: str, database: str = "postgres") -> None:
-    """Notify in one transaction."""
-    server.execute(
-        "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload", channel, list(texts), database=database
-    )
-
-
-def activity(server: PostgresServer, pid: int) -> tuple[str, str, str]:
-    [(state, query, name)] = server.execute(
-        "SELECT state, query, application_name FROM pg_stat_activity WHERE pid = %s", pid
-    )
-    return state, query, name
 
 
 async def test_a_session_marks_itself_and_counts_from_its_marker(postgres: PostgresServer) -> None:
@@ -113,15 +49,6 @@ async def test_operators_see_one_idle_listen_row(postgres: PostgresServer, role:
             assert (state, name) == ("idle", f"bridge {role}")
             assert query.startswith("LISTEN")
             await probed(listening, n + 1)
-
-
-async def probed(listening: ListenSession, times: int) -> None:
-    """Receive, which brings nothing, until own probes have come back so often."""
-    for _ in range(times):
-        before = listening.round_trip_seconds
-        while listening.round_trip_seconds == before:
-            with trio.move_on_after(0.01):
-                await listening.receive()
 
 
 async def test_the_floor_lifts_the_term(postgres: PostgresServer) -> None:
@@ -230,6 +157,22 @@ async def test_probes_come_back_and_prove_the_session(postgres: PostgresServer) 
         assert (await hear(other, 1))[0].position.seq == 1
 
 
+async def test_a_refused_probe_is_told_and_does_not_end_the_session(postgres: PostgresServer) -> None:
+    """A full queue in PostgreSQL looks like this: nobody can notify, and a new session could not even start."""
+    url = with_own_notify(postgres, "refusing", "PERFORM pg_catalog.pg_notify($1, $2);")
+    async with session(url, probe_seconds=0.05) as listening:
+        with_own_notify(postgres, "refusing", "RAISE EXCEPTION 'the queue is full';")
+        with trio.move_on_after(0.3):
+            await listening.receive()
+        assert listening.probe_error == "the queue is full"
+        assert not listening.proven
+        send(postgres, "match_change", "1")
+        assert payloads(await hear(listening, 1)) == [b"1"]
+        with_own_notify(postgres, "refusing", "PERFORM pg_catalog.pg_notify($1, $2);")
+        await probed(listening, 1)
+        assert listening.probe_error is None
+
+
 async def test_a_session_that_nobody_reads_is_not_proven(postgres: PostgresServer) -> None:
     async with session(postgres.url(), probe_seconds=0.02) as listening:
         await until(lambda: not listening.proven)
@@ -318,196 +261,30 @@ def test_it_runs_on_asyncio_too(postgres: PostgresServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def databases(postgres: PostgresServer) -> PostgresServer:
-    """The server with a database in each of some other encodings, and a user that is asked for a password."""
+def encodings(postgres: PostgresServer) -> PostgresServer:
+    """The server with a database in each of some other encodings, named after them."""
     for encoding in ("SQL_ASCII", "LATIN1"):
         postgres.execute(f"CREATE DATABASE {encoding} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
-    postgres.execute("CREATE USER asked PASSWORD 'open sesame'")
-    rules = postgres.data / "pg_hba.conf"
-    rules.write_text("host all asked 127.0.0.1/32 scram-sha-256\nhost all barred all reject\n" + rules.read_text())
-    postgres.execute("SELECT pg_reload_conf()")
     return postgres
 
 
-async def test_bytes_that_are_no_utf8_become_replacement_characters(databases: PostgresServer) -> None:
-    async with session(databases.url("sql_ascii"), channels=("match_change", "schön")) as listening:
-        databases.execute(r"SELECT pg_notify('match_change', E'a\xffb')", database="sql_ascii")
-        databases.execute(r"SELECT pg_notify(E'sch\xc3\xb6n', E'\xe6\x97\xa5')", database="sql_ascii")
+async def test_bytes_that_are_no_utf8_become_replacement_characters(encodings: PostgresServer) -> None:
+    async with session(encodings.url("sql_ascii"), channels=("match_change", "schön")) as listening:
+        encodings.execute(r"SELECT pg_notify('match_change', E'a\xffb')", database="sql_ascii")
+        encodings.execute(r"SELECT pg_notify(E'sch\xc3\xb6n', E'\xe6\x97\xa5')", database="sql_ascii")
         assert [h.body for h in await hear(listening, 2)] == [
             Notification("match_change", '"a\N{REPLACEMENT CHARACTER}b"'.encode()),
             Notification("schön", '"日"'.encode()),
         ]
 
 
-async def test_another_server_encoding_is_converted(databases: PostgresServer) -> None:
-    async with session(databases.url("latin1"), channels=("schön",)) as listening:
-        send(databases, "schön", "ü", database="latin1")
+async def test_another_server_encoding_is_converted(encodings: PostgresServer) -> None:
+    async with session(encodings.url("latin1"), channels=("schön",)) as listening:
+        send(encodings, "schön", "ü", database="latin1")
         assert [h.body for h in await hear(listening, 1)] == [Notification("schön", '"ü"'.encode())]
-    error = await refused(databases.url("latin1"), channels=("日本",))
+    error = await refused(encodings.url("latin1"), channels=("日本",))
     assert isinstance(error, PostgresUnusable)
     assert "LATIN1" in str(error)
-
-
-async def test_the_identity_without_the_right_to_read_it(databases: PostgresServer) -> None:
-    databases.execute("CREATE DATABASE private")
-    databases.execute("CREATE USER plain")
-    databases.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC", database="private")
-    [(oid,)] = databases.execute("SELECT oid::text FROM pg_database WHERE datname = 'private'")
-    async with session(databases.url("private", user="plain")) as listening:
-        assert listening.database == DatabaseIdentity("name:private", oid)
-    async with session(databases.url("private")) as listening:
-        assert listening.database.system_identifier.isdigit()
-        assert str(listening.database).endswith(f"/{oid}")
-
-
-@pytest.mark.parametrize(
-    ("user", "database", "said"),
-    [
-        ("postgres", "missing", 'database "missing" does not exist'),
-        ("nobody", "postgres", 'role "nobody" does not exist'),
-        ("asked:wrong%20horse", "postgres", 'password authentication failed for user "asked"'),
-        ("asked", "postgres", "give a password"),
-        ("barred", "postgres", "pg_hba.conf rejects connection"),
-    ],
-)
-async def test_a_refused_login_says_what_the_server_said(
-    databases: PostgresServer, user: str, database: str, said: str
-) -> None:
-    error = await refused(databases.url(database, user))
-    assert isinstance(error, PostgresUnusable)
-    assert said in str(error)
-    assert "horse" not in f"{error!r} {error.__cause__!r} {error.__context__!r}"
-
-
-async def test_a_password_of_several_hosts_finds_the_first_that_takes_us(databases: PostgresServer) -> None:
-    hosts = f"127.0.0.1:{free_port()},localhost:{databases.port}"
-    async with session(f"postgresql://asked:open%20sesame@{hosts}/postgres") as listening:
-        assert activity(databases, listening.backend_pid)[0] == "idle"
-
-
-async def test_a_service_file_is_honoured(
-    databases: PostgresServer, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    directory = tmp_path_factory.mktemp("service")
-    service, passwords = directory / "services", directory / "passwords"
-    hosts = f"host=127.0.0.1,localhost\nport={free_port()},{databases.port}"
-    service.write_text(f"[matches]\n{hosts}\nuser=asked\ndbname=postgres\npassfile={passwords}\n")
-    passwords.write_text("localhost:*:*:asked:open sesame\n")
-    passwords.chmod(0o600)
-    monkeypatch.setenv("PGSERVICEFILE", str(service))
-    async with session("service=matches") as listening:
-        assert listening.proven
-    error = await refused("service=unheard")
-    assert 'definition of service "unheard" not found' in str(error)
-
-
-@pytest.fixture
-def mute_port() -> Iterator[int]:
-    """A port that takes connections and never says a word."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield listener.getsockname()[1]
-
-
-async def test_a_mute_server_is_given_up_while_others_run(mute_port: int) -> None:
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            await trio.sleep(0.01)
-            turns += 1
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(count_turns)
-        error = await refused(f"host=127.0.0.1 port={mute_port}", connect_timeout_seconds=0.3)
-        nursery.cancel_scope.cancel()
-    assert "did not answer within 0.3 s" in str(error)
-    assert turns > 10
-
-
-async def test_connect_timeout_in_the_url_is_for_each_host(mute_port: int) -> None:
-    with postgres_server() as server:
-        url = f"postgresql://postgres@127.0.0.1:{mute_port},127.0.0.1:{server.port}/postgres?connect_timeout=1"
-        started = trio.current_time()
-        async with session(url):
-            assert 1.9 < trio.current_time() - started < 5
-
-
-@pytest.mark.parametrize("host", ["host.invalid", "x" * 64 + ".invalid"])
-async def test_a_name_that_does_not_resolve(host: str) -> None:
-    error = await refused(f"postgresql://postgres@{host}/postgres")
-    assert host in str(error)
-
-
-@pytest.mark.parametrize(
-    "conninfo",
-    [
-        "postgresql://me:tops%zzecret@127.0.0.1/db",
-        "tops ecret",
-        "postgresql://me:x@topsecret@127.0.0.1/db",
-        "a='topsecret",
-    ],
-)
-async def test_a_string_that_libpq_cannot_read_is_not_repeated(conninfo: str) -> None:
-    error = await refused(conninfo)
-    assert isinstance(error, PostgresUnusable)
-    assert "tops" not in f"{error!r} {error.__cause__!r}"
-
-
-async def test_a_standby_is_refused_and_its_primary_is_found(postgres: PostgresServer) -> None:
-    with standby_of(postgres) as standby:
-        for url in (standby.url(), standby.url(query="target_session_attrs=any")):
-            error = await refused(url)
-            assert isinstance(error, PostgresUnusable)
-            assert "standby" in str(error)
-        hosts = f"127.0.0.1:{standby.port},127.0.0.1:{postgres.port}"
-        async with session(f"postgresql://postgres@{hosts}/postgres") as listening:
-            send(postgres, "match_change", "1")
-            assert payloads(await hear(listening, 1)) == [b"1"]
-        with pytest.raises(PostgresUnusable, match="standby"):
-            await notify(standby.url(query="target_session_attrs=any"), "match_change", ["1"])
-
-
-@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind == "debian"])  # the wheel's has no TLS
-async def test_tls(kind: str) -> None:
-    with directory_for_servers() as directory:
-        key, certificate = directory / "key.pem", directory / "certificate.pem"
-        subject = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
-        command = ["openssl", "req", "-x509", *subject, "-keyout", str(key), "-out", str(certificate)]
-        await trio.run_process(command, capture_stdout=True, capture_stderr=True)
-        give_to_servers(directory)
-        with postgres_server(kind, ssl="on", ssl_cert_file=str(certificate), ssl_key_file=str(key)) as server:
-            count = 500
-            sql = "SELECT count(pg_notify('match_change', repeat('x', 7900) || i)) FROM generate_series(1, %s) i"
-            url = f"host=localhost port={server.port} user=postgres sslmode=verify-full sslrootcert={certificate}"
-            async with session(url) as listening, trio.open_nursery() as nursery:
-                nursery.start_soon(trio.to_thread.run_sync, execute, server, sql, count)
-                heard = await hear(listening, count)
-                assert payloads(heard)[-1] == b'"%b500"' % (b"x" * 7900)
-            assert "certificate" in str(await refused(f"{url} hostaddr=127.0.0.1 host=example.org"))
-
-
-@pytest.mark.parametrize("pool_mode", ["transaction"] if has_pgbouncer() else [])
-async def test_a_transaction_pooler_is_refused(
-    postgres: PostgresServer, pool_mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bridge.links.postgres._PROOF_TIMEOUT_SECONDS", 0.5)
-    with pgbouncer(postgres, pool_mode) as url:
-        error = await refused(url)
-    assert isinstance(error, PostgresUnusable)
-    assert "pool_mode=session" in str(error)
-
-
-@pytest.mark.parametrize("pool_mode", ["session"] if has_pgbouncer() else [])
-async def test_a_session_pooler_serves(postgres: PostgresServer, pool_mode: str) -> None:
-    with pgbouncer(postgres, pool_mode) as url:
-        async with session(url, probe_seconds=0.05) as listening:
-            assert activity(postgres, listening.backend_pid)[0] == "idle"
-            send(postgres, "match_change", "1")
-            assert await hear(listening, 1) == [Heard(Position(listening.term, 1), Notification("match_change", b"1"))]
-            await probed(listening, 2)
 
 
 async def test_notify_sends_in_order(postgres: PostgresServer) -> None:
@@ -538,14 +315,10 @@ async def test_notify_says_what_postgresql_does_not_take(
     assert "\n" not in str(caught.value)
 
 
-def test_terms_rise_over_time_and_stay_in_64_bits(postgres: PostgresServer) -> None:
-    async def main() -> list[int]:
-        terms = []
-        for _ in range(3):
-            async with session(postgres.url()) as listening:
-                terms.append(listening.term)
-            await trio.sleep(0.011)
-        return terms
-
-    terms = trio.run(main)
+async def test_terms_rise_over_time_and_stay_in_64_bits(postgres: PostgresServer) -> None:
+    terms = []
+    for _ in range(3):
+        async with session(postgres.url()) as listening:
+            terms.append(listening.term)
+        await trio.sleep(0.011)  # PostgreSQL's clock counts in 10 ms
     assert all(older < newer < 2**63 for older, newer in pairwise(terms))
