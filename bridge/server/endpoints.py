@@ -1,0 +1,55 @@
+"""The answers to plain HTTP requests: how the process is, for people and for machines."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from bridge.server.http import Request, Response, refuse
+from bridge.telemetry import METRICS_CONTENT_TYPE, Metrics
+
+METHODS = ("GET", "HEAD")
+
+Json = dict[str, object]
+Endpoint = Callable[[], Response]
+
+
+class HealthSource(Protocol):
+    """What the server asks of the process that it runs in."""
+
+    def health(self) -> Json: ...
+    def ready(self) -> bool: ...
+    def status(self) -> Json: ...
+
+
+def endpoints(health: HealthSource, metrics: Metrics, observe: Callable[[], None]) -> Mapping[str, Endpoint]:
+    """Each path and how to answer it; `observe` brings the gauges up to date."""
+
+    def ready() -> Response:
+        is_ready = health.ready()
+        return _json({"ready": is_ready}, 200 if is_ready else 503)
+
+    def scrape() -> Response:
+        observe()
+        return Response(200, metrics.text(), METRICS_CONTENT_TYPE.encode())
+
+    return {
+        "/health": lambda: _json(health.health()),
+        "/ready": ready,
+        "/status": lambda: _json(health.status()),
+        "/metrics": scrape,
+    }
+
+
+def answer(request: Request, paths: Mapping[str, Endpoint]) -> Response:
+    """The answer to a request for one of these paths, or for none of them."""
+    endpoint = paths.get(request.path)
+    if endpoint is None:
+        return refuse(404, "there is nothing at this path")
+    if request.method not in METHODS:
+        return refuse(405, "only GET and HEAD are allowed here", (b"Allow", b"GET, HEAD"))
+    return endpoint()
+
+
+def _json(body: Json, status: int = 200) -> Response:
+    return Response(status, msgspec.json.encode(body), b"application/json")
