@@ -143,10 +143,9 @@ def waiting_for_at_most(seconds: float, doing: str) -> Iterator[None]:
 def connection_parameters(conninfo: str, application_name: str) -> Parameters:
     """The connection parameters, with what service files and the environment say about hosts filled in.
 
-    Raises PostgresUnusable, without the string, where it cannot be read.
-
     libpq reads all of these when it checks its parameters, before it connects. A value that is not allowed for one
     parameter of no interest stops it right there, and it tells what it found: no file is parsed here a second time.
+    Raises PostgresUnusable where the string cannot be read; the text does not repeat it.
     """
     try:
         given = conninfo_to_dict(conninfo)
@@ -162,7 +161,7 @@ def connection_parameters(conninfo: str, application_name: str) -> Parameters:
     finally:
         probe.finish()
     merged: Parameters = {**{name: found[name] for name in _RESOLVED_BY_LIBPQ if name in found}, **given}
-    if "@" in str(merged.get("host", "")):
+    if any("@" in host[1:] for host in str(merged.get("host", "")).split(",")):  # a first "@" is an abstract socket
         raise PostgresUnusable("the host in the connection string of PostgreSQL has an '@': write %40 in a password")
     says_any = "target_session_attrs" in given or "PGTARGETSESSIONATTRS" in os.environ
     if not says_any and merged.get("target_session_attrs", "any") == "any":
@@ -192,7 +191,7 @@ async def _connect(parameters: Parameters, timeout_seconds: float) -> pq.abc.PGc
         except PostgresLost as error:
             failures.append(error)
     kind = PostgresUnusable if all(isinstance(e, PostgresUnusable) for e in failures) else PostgresLost
-    raise kind("; ".join(dict.fromkeys(str(error) for error in failures)))
+    raise kind("; ".join(dict.fromkeys(str(error) for error in failures))) from failures[-1]
 
 
 async def _attempt(parameters: Parameters, timeout_seconds: float) -> pq.abc.PGconn:

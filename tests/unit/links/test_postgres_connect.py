@@ -47,6 +47,10 @@ def test_the_url_wins_over_its_service(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (found["target_session_attrs"], found["load_balance_hosts"]) == ("prefer-standby", "random")
 
 
+def test_an_abstract_socket_is_a_host() -> None:
+    assert connection_parameters("host=@postgres,h", "x")["host"] == "@postgres,h"
+
+
 @pytest.mark.parametrize(
     "conninfo",
     ["postgresql://me:s3c%zzret@h/d", "postgresql://me:a@s3cret@h/d", "s3c ret", "password='s3cret", "s3cret://h"],
