@@ -52,7 +52,11 @@ for i = 1, count do
     added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[5], id, 'e', line)
   end
   if type(added) == 'table' and added.err then
-    return {err = plain(added.err)}
+    local message = plain(added.err)
+    if not string.match(message, '^%u+ ') or string.match(message, '^ERR ') then
+      message = 'REFUSED ' .. message -- a missing right has no code of its own in a script
+    end
+    return {err = message}
   end
 end
 

@@ -32,6 +32,7 @@ _MEANINGS: dict[str, tuple[type[BridgeError], str]] = {
     "OOM": (LogRefused, "Redis is out of memory and takes no writes"),
     "MISCONF": (LogRefused, "Redis cannot save to its disk and takes no writes"),
     "NOREPLICAS": (LogRefused, "Redis has too few replicas and takes no writes"),
+    "REFUSED": (LogRefused, "Redis did not append to the log"),  # append.lua's own word
 }
 
 

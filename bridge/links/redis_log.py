@@ -89,19 +89,19 @@ class RedisLog:
         return state
 
     async def state(self) -> LogState:
-        """Where the log ends now. Raises ForeignLog where it belongs to another database."""
-        replies = await self._link.pipeline(
-            [
-                ("MULTI",),
-                ("EXISTS", self._log_key),
-                ("XINFO", "STREAM", self._log_key),
-                ("HMGET", self._meta_key, "nonce", "database"),
-                ("EXEC",),
-            ]
-        )
-        _raise_first(replies)
-        exists, info, meta = replies[-1]
-        _raise_first([meta])
+        """Where the log ends now. Raises ForeignLog where it belongs to another database.
+
+        No transaction: Redis out of memory refuses those, and who acts upon an older state is told by `append`.
+        """
+        commands = [
+            ("EXISTS", self._log_key),
+            ("XINFO", "STREAM", self._log_key),
+            ("HMGET", self._meta_key, "nonce", "database"),
+        ]
+        exists, info, meta = await self._link.pipeline(commands)
+        if exists == 1 and isinstance(info, RedisReplyError):  # it may have gone in between
+            exists, info, meta = await self._link.pipeline(commands)
+        _raise_first([exists, meta])
         if self._database is not None and meta[1] not in (None, self._database.encode()):
             raise self._foreign(meta[1].decode(errors="replace"))
         nonce = meta[0].decode() if meta[0] else None
