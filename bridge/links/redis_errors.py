@@ -3,8 +3,8 @@
 from bridge.errors import BridgeError, LogRefused, RedisLost, RedisUnusable
 
 
-class RedisReplyError(BridgeError):
-    """A command was refused for a reason that says nothing about the connection. `code`: the first word of `text`."""
+class RedisReplyError(RedisUnusable):
+    """A command was refused for a reason of its own: unknown, renamed, on a wrong key. `code`: first word of `text`."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"Redis answered: {text}")

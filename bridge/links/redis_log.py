@@ -8,6 +8,7 @@ last; channels: `:live` and `:control`, and ``<prefix>:events`` for everybody's 
 import logging
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib import resources
 
 import msgspec
@@ -225,8 +226,9 @@ class RedisLog:
         return None if nonce is None else str(nonce, errors="replace")
 
     async def stop_beating(self, nonce: str) -> None:
-        """Take back the beat of listener `nonce`, if no other one has beaten since."""
-        await self._link.execute("EVAL", _STOP_BEATING, 1, self._beat_key, nonce)
+        """Take back the beat of listener `nonce`, if no other one has beaten since; it would also end by itself."""
+        with suppress(LogRefused):
+            await self._link.execute("EVAL", _STOP_BEATING, 1, self._beat_key, nonce)
 
     async def _run(self, *arguments: bytes | str | int) -> Reply:
         command = (3, self._log_key, self._meta_key, self._terms_key, *arguments)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -95,6 +95,7 @@ async def test_redis_refuses_writes(redis_server: RedisServer, log: RedisLog, co
         assert await log.state() == state
         with pytest.raises(LogRefused):
             await log.beat(None, "me", 1)
+        assert await log.listeners_beating() is None
     await appended(log, state, at(1), [marker(TERM), *notes(1, 2)])
 
 
@@ -178,3 +179,11 @@ async def test_a_user_without_the_right_to_write(redis_server: RedisServer, pref
     async with linked(redis_server, "reader:pass@") as link:
         with pytest.raises(LogRefused, match=r"NOPERM|REFUSED"):
             await log_through(link, prefix).append(EMPTY, at(0), notes(0))
+
+
+async def test_taking_back_a_beat_while_writes_are_refused(redis_server: RedisServer, log: RedisLog) -> None:
+    await log.beat(None, "me", 5)
+    with failing_disk(redis_server), suppress(RedisLost):
+        await log.stop_beating("me")
+    await log.stop_beating("me")
+    assert await log.listeners_beating() is None
