@@ -168,7 +168,10 @@ def entry_json(position: Position, body: Body) -> bytes:
 
 def read_entry(line: bytes) -> Entry:
     """The entry that `entry_json` wrote. Raises ValueError for anything else."""
-    read = _line.decode(line)
+    try:
+        read = _line.decode(line)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
     position = Position.parse(read.id)
     if read.type == "notification":
         return Entry(position, Event(position, read.channel, line), None)
@@ -179,7 +182,7 @@ def read_marker(payload: bytes) -> Marker | Unreadable:
     """What somebody sent on the sync channel."""
     try:
         marker = _marker.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Unreadable()
     return marker if 0 < marker.term < 2**63 else Unreadable()
 

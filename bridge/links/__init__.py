@@ -1,1 +1,1 @@
-"""The connections: one session each. Nothing outside this package sees psycopg, hiredis or redis-py, nor their errors."""
+"""The connections: one session each. Nothing outside this package sees what psycopg, hiredis or redis-py raise."""

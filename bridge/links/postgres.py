@@ -16,7 +16,7 @@ import anyio.lowlevel
 import psycopg
 from psycopg import pq
 
-from bridge.core.events import Heard, Marker, Notification, payload_json
+from bridge.core.events import Heard, Marker, Notification, payload_json, read_marker
 from bridge.core.position import Position
 from bridge.errors import PostgresLost, PostgresUnusable
 from bridge.links.postgres_connect import (
@@ -36,7 +36,6 @@ from bridge.links.postgres_start import (
     SYNC,
     DatabaseIdentity,
     SessionOptions,
-    heard_marker,
     identify,
     listen_and_mark,
 )
@@ -222,7 +221,7 @@ class ListenSession:
                 append(Heard(Position(term, seq), Notification(channel, payload_json(arrived.extra))))
             elif name == SYNC:
                 seq += 1
-                append(Heard(Position(term, seq), heard_marker(arrived.extra)))
+                append(Heard(Position(term, seq), read_marker(arrived.extra)))
             elif name == PROBE:
                 self._probes.hear(arrived.extra, arrived.be_pid, seq, anyio.current_time())
         self._seq = seq

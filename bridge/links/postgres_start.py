@@ -10,7 +10,7 @@ from typing import Literal
 import anyio
 from psycopg import pq
 
-from bridge.core.events import PROBE_CHANNEL, SYNC_CHANNEL, Marker, Unreadable, read_marker
+from bridge.core.events import PROBE_CHANNEL, SYNC_CHANNEL, Marker, read_marker
 from bridge.errors import PostgresUnusable
 from bridge.links.postgres_connect import (
     CONNECT_TIMEOUT_SECONDS,
@@ -86,7 +86,7 @@ async def listen_and_mark(pgconn: pq.abc.PGconn, options: SessionOptions, nonce:
         while True:
             for notify in iter(pgconn.notifies, None):
                 if notify.relname == SYNC:
-                    marker = heard_marker(notify.extra)
+                    marker = read_marker(notify.extra)
                     if isinstance(marker, Marker) and marker.nonce == nonce:
                         return marker, notify.be_pid
             await anyio.wait_readable(pgconn.socket)
@@ -107,14 +107,6 @@ def start_sql(pgconn: pq.abc.PGconn, options: SessionOptions, nonce: str, floor:
     clock = b"floor(extract(epoch from clock_timestamp()) * 100)::bigint"
     term = b"greatest(%b, %d) * %d + pg_backend_pid()" % (clock, floor, _TERM_SHIFT)
     return b"%bSELECT pg_notify('%b', json_build_object('term', %b, %b)::text)" % (listens, SYNC, term, fields)
-
-
-def heard_marker(payload: bytes) -> Marker | Unreadable:
-    """What somebody sent on the sync channel; JSON that is nested too deep to be read is unreadable, too."""
-    try:
-        return read_marker(payload)
-    except RecursionError:
-        return Unreadable()
 
 
 def _text(row: pq.abc.PGresult, column: int) -> str:

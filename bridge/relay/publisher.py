@@ -38,7 +38,7 @@ class Watch:
 
     tail: Position | None
     since: float
-    patience_seconds: float
+    jitter: float
 
 
 class Publisher:
@@ -60,6 +60,8 @@ class Publisher:
         """Whether, when last looked at, the log held everything on the tape."""
         self.appending = False
         """Whether this relay has the initiative."""
+        self.holding_back = False
+        """Whether entries wait because they could only follow the log after a gap."""
         self.error: Exception | None = None
         """Why the log does not take entries now."""
         self.tail: Position | None = None
@@ -123,6 +125,7 @@ class Publisher:
         """One look at the tape and the tail, and what follows from it."""
         await self._learn(log)
         placement = place(self._tape, self._timeline, self._state.tail, self.tail)
+        self.holding_back = isinstance(placement, Break | Remark)
         match placement:
             case UpToDate():
                 self.caught_up.set(True)
@@ -136,7 +139,7 @@ class Publisher:
             case Append(index, at):
                 self.caught_up.set(False)
                 self._tape.mark_written(index)
-                if self.appending or self._stood_still(PATIENCE_SECONDS):
+                if self.appending or self._stood_still(PATIENCE_SECONDS, jittered=True):
                     await self._append(log, index, at)
                     if self._beat_due:
                         await self._beat(log)
@@ -197,12 +200,12 @@ class Publisher:
             self.tail = state.tail
             self._timeline.pinned.add(state.tail.term)
 
-    def _stood_still(self, seconds: float) -> bool:
-        """Whether the tail has been the same for so long (jittered) while entries waited."""
+    def _stood_still(self, seconds: float, *, jittered: bool = False) -> bool:
+        """Whether the tail has been the same for so long (jittered: up to twice as long) while entries waited."""
         now, tail = anyio.current_time(), self._state.tail
         if self._watch is None or self._watch.tail != tail:
-            self._watch = Watch(tail, now, seconds * (1 + random.random()))
-        return now - self._watch.since >= self._watch.patience_seconds
+            self._watch = Watch(tail, now, random.random())
+        return now - self._watch.since >= seconds * (1 + self._watch.jitter if jittered else 1)
 
     async def _look_again(self, log: RedisLog) -> None:
         await anyio.sleep(POLL_SECONDS)

@@ -97,13 +97,32 @@ def test_markers_are_read_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"{}", b"\xff", b"[]", b'{"term":0,"nonce":"","digest":"","role":"","prefix":""}', b"[" * 5000]
+    "payload",
+    [
+        b"",
+        b"{}",
+        b"\xff",
+        b"[]",
+        b'{"term":0,"nonce":"","digest":"","role":"","prefix":""}',
+        b"[" * 5000,
+        b'{"x":' + b"[" * 7900,
+    ],
 )
 def test_anybody_may_write_nonsense_on_the_sync_channel(payload: bytes) -> None:
     assert events.read_marker(payload) == Unreadable()
 
 
-@pytest.mark.parametrize("line", [b"", b"x", b"{}", b'{"type":"notification","id":"x"}', b'{"type":"gap","id":"1-1"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"x",
+        b"{}",
+        b'{"type":"notification","id":"x"}',
+        b'{"type":"gap","id":"1-1"}',
+        b'{"type":"marker","x":' + b"[" * 9000,
+    ],
+)
 def test_a_line_that_is_no_entry_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any ValueError will do, msgspec's own included
         events.read_entry(line)
