@@ -1,6 +1,5 @@
 """`tail`: follow a running bridge, print what it sends, connect again when it is lost."""
 
-import math
 import os
 import random
 import sys
@@ -8,16 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from urllib.parse import SplitResult, urlencode, urlsplit
 
+import outcome
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    ConnectionTimeout,
-    DisconnectionTimeout,
-    HandshakeError,
-    WebSocketConnection,
-    open_websocket_url,
-)
+from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from bridge.announcement import newest
 from bridge.cli.options import Flags
@@ -27,6 +19,8 @@ from bridge.errors import BridgeError, SettingsError
 from bridge.settings import Settings, load
 from bridge.telemetry import error_text
 
+CONNECT_SECONDS = 30.0
+CLOSE_SECONDS = 1.0
 IDLE_SECONDS = 30.0
 """Silence after which the bridge is pinged."""
 PONG_SECONDS = 10.0
@@ -36,6 +30,7 @@ LONGEST_MESSAGE_BYTES = 2**24
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what others bind to, replaced here
 
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 Print = Callable[[str], None]
 
 
@@ -86,32 +81,69 @@ def _default_url(settings: Settings) -> str:
 
 async def _follow(url: str, show: Print, backoff: Backoff) -> None:
     while True:
-        connected_at = math.inf
+        began = trio.current_time()
         try:
-            async with open_websocket_url(url, max_message_size=LONGEST_MESSAGE_BYTES) as connection:
-                _say(f"Connected to {url}")
-                connected_at = trio.current_time()
-                await _receive(connection, show)
+            await _session(urlsplit(url), show)
         except ConnectionRejected as error:
+            said = f"HTTP {error.status_code}: {message_of(error.body)}"
             if 400 <= error.status_code < 500:
-                raise BridgeError(
-                    f"The bridge refused with HTTP {error.status_code}: {message_of(error.body)}"
-                ) from None
-            problem = f"HTTP {error.status_code}: {message_of(error.body)}"
+                raise BridgeError(f"The bridge refused with {said}") from None
+            problem = said
         except ConnectionClosed as error:
             reason = error.reason
             problem = f"closed with {reason.code} {reason.reason or reason.name}" if reason else "closed"
-        except (ConnectionTimeout, DisconnectionTimeout, trio.TooSlowError):
+        except trio.TooSlowError:
             problem = "no answer in time"
         except BrokenPipeError:
             raise
-        except (HandshakeError, OSError) as error:
+        except (HandshakeError, trio.BrokenResourceError, OSError) as error:
             problem = error_text(error.__cause__ or error)
-        if trio.current_time() - connected_at > HEALTHY_SECONDS:
+        if trio.current_time() - began > HEALTHY_SECONDS:
             backoff.reset()
         delay_seconds = backoff.next(random.random())
         _say(f"Lost {url}: {problem}. Trying again in {delay_seconds:.1f} s")
         await trio.sleep(delay_seconds)
+
+
+async def _session(url: SplitResult, show: Print) -> None:
+    """One connection, until it ends with an exception.
+
+    The stream is ours because trio-websocket does not close it where the other side closed first; what its reader task
+    raises (a refusal) comes out of the nursery as a group of one.
+    """
+    with trio.fail_after(CONNECT_SECONDS):
+        stream = await _open_stream(url)
+    async with stream:
+        try:
+            async with trio.open_nursery() as nursery:
+                ended = await outcome.acapture(_converse, nursery, stream, url, show)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
+        ended.unwrap()
+
+
+async def _open_stream(url: SplitResult) -> Stream:
+    host = str(url.hostname)
+    if url.scheme == "wss":
+        return await trio.open_ssl_over_tcp_stream(host, url.port or 443)
+    return await trio.open_tcp_stream(host, url.port or 80)
+
+
+async def _converse(nursery: trio.Nursery, stream: Stream, url: SplitResult, show: Print) -> None:
+    resource = url._replace(scheme="", netloc="").geturl()
+    with trio.fail_after(CONNECT_SECONDS):
+        connection = await wrap_client_stream(
+            nursery, stream, url.netloc.rpartition("@")[2], resource, max_message_size=LONGEST_MESSAGE_BYTES
+        )
+    _say(f"Connected to {url.geturl()}")
+    try:
+        await _receive(connection, show)
+    finally:
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            await connection.aclose()
 
 
 async def _receive(connection: WebSocketConnection, show: Print) -> None:
