@@ -291,7 +291,7 @@ def load(flags: Mapping[str, str] | None = None, *, default_port: int = 8000, se
         raise _refusal(error, flags) from None
     except (OSError, UnicodeDecodeError, UnreadableSource) as error:
         raise SettingsError(f".env cannot be read: {' '.join(str(error).split())}") from None
-    if "port" not in settings.model_fields_set:
+    if "port" not in settings.model_fields_set and settings.port != default_port:
         settings = settings.model_copy(update={"port": default_port})
     _check_built(settings, flags, serves_clients=serves_clients)
     return settings

@@ -97,7 +97,7 @@ async def _follow(url: str, show: Print, backoff: Backoff) -> None:
         except BrokenPipeError:
             raise
         except (HandshakeError, trio.BrokenResourceError, OSError) as error:
-            problem = error_text(error.__cause__ or error)
+            problem = _reason(error)
         if trio.current_time() - began > HEALTHY_SECONDS:
             backoff.reset()
         delay_seconds = backoff.next(random.random())
@@ -156,6 +156,13 @@ async def _receive(connection: WebSocketConnection, show: Print) -> None:
                 await connection.ping()
             continue
         show(message if isinstance(message, str) else message.decode(errors="replace"))
+
+
+def _reason(error: BaseException) -> str:
+    """The error's text, and of the attempts it was made from the first."""
+    cause = error.__cause__
+    attempts = f": {error_text(cause.exceptions[0])}" if isinstance(cause, BaseExceptionGroup) else ""
+    return error_text(error) + attempts
 
 
 def _say(line: str) -> None:

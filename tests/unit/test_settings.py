@@ -46,6 +46,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
 
 def test_listen_has_a_default_port_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(default_port=8001).port == 8001
+    assert "port" not in load().model_fields_set
     monkeypatch.setenv("BRIDGE_PORT", "8000")
     assert load(default_port=8001).port == 8000
 
