@@ -17,7 +17,7 @@ HEAD_SECONDS = 10.0
 IDLE_SECONDS = 60.0
 ANSWER_SECONDS = 10.0
 LINGER_SECONDS = 1.0
-LINGER_BYTES = 1 << 20
+LINGER_BYTES = 16 << 20
 
 Header = tuple[bytes, bytes]
 
@@ -102,6 +102,9 @@ class HttpConnection:
                 if not isinstance(event, h11.Request):
                     return None
                 self._head_only = event.method == b"HEAD"
+                if event.http_version not in (b"1.0", b"1.1"):
+                    await self._give_up(refuse(505, "only HTTP/1.1 is spoken here"))
+                    return None
                 request = Request(event.method.decode(), event.target.decode("latin-1"), list(event.headers))
                 if isinstance(self._h11.next_event(), h11.EndOfMessage):
                     return request

@@ -1,0 +1,199 @@
+"""The server inside a test, fed by the test, and a raw client that speaks bytes."""
+
+import base64
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from bridge.core.events import Event, Notification, event
+from bridge.core.position import Position
+from bridge.hub import Hub
+from bridge.server import serve
+from bridge.settings import Settings
+from bridge.telemetry import Metrics
+from tests.support.frames import FrameReader, Message
+
+WAIT_SECONDS = 10.0
+
+
+@dataclass
+class FixedHealth:
+    """A health that a test decides."""
+
+    is_ready: bool = True
+
+    def health(self) -> dict[str, object]:
+        return {"status": "ok", "mode": "redis"}
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    def status(self) -> dict[str, object]:
+        return {"mode": "redis", "clients": 0}
+
+
+@dataclass
+class RunningServer:
+    host: str
+    port: int
+    hub: Hub
+    metrics: Metrics
+    scope: trio.CancelScope
+    health: FixedHealth
+    _clients: "list[RawClient]" = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"ws://{self.host}:{self.port}"
+
+    async def connect(self) -> "RawClient":
+        self._clients.append(RawClient(await trio.open_tcp_stream(self.host, self.port)))
+        return self._clients[-1]
+
+    async def close_clients(self) -> None:
+        for client in self._clients:
+            await client.close()
+
+    async def websocket(self, target: str = "/ws", *headers: str) -> "RawClient":
+        """A raw client after its handshake."""
+        client = await self.connect()
+        await client.send(upgrade(target, *headers))
+        status, _, _ = await client.answer()
+        assert status == 101, status
+        return client
+
+    async def ask(self, head: str) -> tuple[int, dict[str, str], bytes]:
+        """The answer to one request on a connection of its own; `head` without the last empty line."""
+        client = await self.connect()
+        await client.send(head.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+        try:
+            return await client.answer()
+        finally:
+            await client.close()
+
+    async def wait_for_clients(self, count: int) -> None:
+        with trio.fail_after(WAIT_SECONDS):
+            while self.hub.client_count != count:  # noqa: ASYNC110, the hub tells nobody
+                await trio.sleep(0.01)
+
+
+class RawClient:
+    """A connection of which every byte is under control."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.wait_seconds = WAIT_SECONDS
+        self._buffer = b""
+        self._reader = FrameReader()
+        self._messages: list[Message] = []
+
+    async def send(self, data: bytes) -> None:
+        with trio.fail_after(self.wait_seconds):
+            await self.stream.send_all(data)
+
+    async def send_frame(self, payload: bytes, opcode: int = 1) -> None:
+        await self.send(client_frame(payload, opcode))
+
+    async def answer(self, *, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
+        """One HTTP answer: status, headers with names in lower case, body."""
+        with trio.fail_after(self.wait_seconds):
+            while b"\r\n\r\n" not in self._buffer:
+                await self._more()
+            head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
+            status, *lines = head.decode().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            size = 0 if head_only else int(headers.get("content-length", "0"))
+            while len(self._buffer) < size:
+                await self._more()
+            body, self._buffer = self._buffer[:size], self._buffer[size:]
+            return int(status.split()[1]), headers, body
+
+    async def message(self) -> Message:
+        """The next WebSocket message; ("end", None) at the end of the connection."""
+        with trio.fail_after(self.wait_seconds):
+            while not self._messages:
+                data, self._buffer = self._buffer, b""
+                if not data:
+                    try:
+                        data = await self.stream.receive_some(65536)
+                    except trio.BrokenResourceError:
+                        data = b""
+                    if not data:
+                        return ("end", None)
+                self._messages += self._reader.feed(data)
+            return self._messages.pop(0)
+
+    async def rest(self) -> bytes:
+        """Everything until the end of the connection, which may be a reset."""
+        data = self._buffer
+        with trio.fail_after(self.wait_seconds):
+            try:
+                async for chunk in self.stream:
+                    data += chunk
+            except trio.BrokenResourceError:
+                pass
+        return data
+
+    async def close(self) -> None:
+        await self.stream.aclose()
+
+    async def _more(self) -> None:
+        data = await self.stream.receive_some(65536)
+        if not data:
+            raise EOFError(self._buffer)
+        self._buffer += data
+
+
+def client_frame(payload: bytes, opcode: int = 1) -> bytes:
+    """One masked frame; the mask is zero, which is legal and readable."""
+    size = len(payload)
+    if size < 126:
+        head = bytes((0x80 | opcode, 0x80 | size))
+    elif size < 65536:
+        head = bytes((0x80 | opcode, 0xFE)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((0x80 | opcode, 0xFF)) + size.to_bytes(8, "big")
+    return head + bytes(4) + payload
+
+
+def upgrade(target: str, *headers: str, host: str = "localhost") -> bytes:
+    """A handshake, with more headers if given."""
+    lines = [
+        f"GET {target} HTTP/1.1",
+        f"Host: {host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)).decode(),
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def happening(seq: int, channel: str = "a", **fields: object) -> Event:
+    values = "".join(f',"{name}":{value}' for name, value in fields.items())
+    return event(Position(1, seq), Notification(channel, f'{{"n":{seq}{values}}}'.encode()))
+
+
+@asynccontextmanager
+async def running_server(*, live: bool = True, with_hub: bool = True, **changes: Any) -> AsyncIterator[RunningServer]:
+    """A server on a free port, cancelled at the end."""
+    settings = Settings(**{"port": 0, "channels": "a,b,match_change", **changes})
+    metrics, health = Metrics(), FixedHealth()
+    hub = Hub(settings.channels, settings.client_buffer_bytes, settings.buffers_total_bytes, metrics)
+    if live:
+        hub.set_live(None)
+    async with trio.open_nursery() as nursery:
+        host, port = await nursery.start(serve, settings, hub if with_hub else None, health, metrics)
+        connect_to = "127.0.0.1" if host == "0.0.0.0" else host
+        server = RunningServer(connect_to, port, hub, metrics, nursery.cancel_scope, health)
+        try:
+            yield server
+        finally:
+            with trio.CancelScope(shield=True):
+                await server.close_clients()
+            nursery.cancel_scope.cancel()
