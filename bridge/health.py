@@ -6,7 +6,6 @@ Unknown is not healthy: before the first proof a process is `down`. Neither answ
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol
 
 import anyio
 
@@ -29,14 +28,6 @@ _RATES = {
     "events_per_second": "notify_bridge_events_total",
     "deliveries_per_second": "notify_bridge_deliveries_total",
 }
-
-
-class HealthSource(Protocol):
-    """What the server needs to know of the process it runs in."""
-
-    def health(self) -> Json: ...
-    def ready(self) -> bool: ...
-    def status(self) -> Json: ...
 
 
 class Rates:

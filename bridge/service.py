@@ -13,6 +13,7 @@ the errors it handles ends the process: a supervisor that restarts on bugs hides
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -22,11 +23,11 @@ from bridge.feed.feed import Feed
 from bridge.feed.local_source import LocalSource
 from bridge.feed.log_source import LogSource
 from bridge.feed.source import FeedState, Source
-from bridge.health import HealthSource, ListenerHealth, Rates, RelayHealth, ServerHealth
+from bridge.health import ListenerHealth, Rates, RelayHealth, ServerHealth
 from bridge.hub import Hub
-from bridge.links.openers import link_opener, log_reader, session_opener
-from bridge.links.redis import RedisTarget, parse_redis_url
+from bridge.links.openers import Links, RealLinks
 from bridge.relay.relay import Relay
+from bridge.server import HealthSource
 from bridge.server import serve as serve_http
 from bridge.settings import Settings
 from bridge.telemetry import Metrics, log
@@ -38,10 +39,10 @@ OnListening = Callable[[str], None]
 async def serve(settings: Settings, *, with_listener: bool, on_listening: OnListening) -> None:
     """Serve clients until SIGTERM or SIGINT; then end everything in order and return."""
     metrics = Metrics()
-    target = parse_redis_url(settings.redis_url) if settings.use_redis_notifier else None
+    links, with_redis = RealLinks(settings), settings.use_redis_notifier
     hub = Hub(settings.channels, settings.client_buffer_bytes, settings.buffers_total_bytes, metrics)
     delivery = Delivery(hub.deliver, metrics)
-    relay = Relay(settings, target, metrics) if with_listener else None
+    relay = Relay(settings, links, metrics, with_redis=with_redis) if with_listener else None
 
     def tell_hub(state: FeedState) -> None:
         if state.mode == "none":
@@ -49,10 +50,10 @@ async def serve(settings: Settings, *, with_listener: bool, on_listening: OnList
         else:
             hub.set_live(delivery.position)
 
-    feed = Feed(_source(settings, target, relay, delivery), settings.retry_seconds, tell_hub)
+    feed = Feed(_source(settings, links, relay, delivery), settings.retry_seconds, tell_hub)
     rates = Rates(metrics, hub.observe)
     relay_health = RelayHealth(relay) if relay else None
-    health = ServerHealth(feed, delivery, hub, relay_health, rates, wants_redis=target is not None)
+    health = ServerHealth(feed, delivery, hub, relay_health, rates, wants_redis=with_redis)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with _running(relay.run) if relay else _running(), _running(feed.run, rates.run):
             await _serve_until(signals, settings, hub, health, metrics, on_listening)
@@ -61,7 +62,7 @@ async def serve(settings: Settings, *, with_listener: bool, on_listening: OnList
 async def listen(settings: Settings, *, on_listening: OnListening) -> None:
     """Bring notifications into the log until SIGTERM or SIGINT; then end everything in order and return."""
     metrics = Metrics()
-    relay = Relay(settings, parse_redis_url(settings.redis_url), metrics)
+    relay = Relay(settings, RealLinks(settings), metrics, with_redis=True)
     rates = Rates(metrics)
     health = ListenerHealth(RelayHealth(relay), rates)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -69,15 +70,13 @@ async def listen(settings: Settings, *, on_listening: OnListening) -> None:
             await _serve_until(signals, settings, None, health, metrics, on_listening)
 
 
-def _source(settings: Settings, target: RedisTarget | None, relay: Relay | None, delivery: Delivery) -> Source:
+def _source(settings: Settings, links: Links, relay: Relay | None, delivery: Delivery) -> Source:
     """The log with Redis; without it the own listener, or a session of this process alone."""
-    if target is not None:
-        return LogSource(
-            log_reader(settings, target), link_opener(settings, target), delivery, settings.heartbeat_timeout_seconds
-        )
+    if settings.use_redis_notifier:
+        return LogSource(links, delivery, settings.heartbeat_timeout_seconds)
     if relay is not None:
         return LocalSource(relay.listener, relay.tape, settings.digest, delivery)
-    return DirectSource(session_opener(settings, "fallback"), delivery)
+    return DirectSource(partial(links.session, "fallback"), delivery)
 
 
 @asynccontextmanager

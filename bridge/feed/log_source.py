@@ -16,20 +16,17 @@ from bridge.core.position import Position
 from bridge.feed.delivery import Delivery
 from bridge.feed.direct_source import learn
 from bridge.feed.source import FeedState, Report
-from bridge.links.openers import OpenLink, OpenLog
-from bridge.links.redis_log import RedisLog, read_beat
+from bridge.links.openers import Links, Log
+from bridge.links.redis_log import read_beat
 
 
 class LogSource:
     """Follows the log from its tail on, and after a loss from where it was. One connection hears, another one reads."""
 
-    def __init__(
-        self, open_log: OpenLog, open_link: OpenLink, delivery: Delivery, heartbeat_timeout_seconds: float
-    ) -> None:
+    def __init__(self, links: Links, delivery: Delivery, heartbeat_timeout_seconds: float) -> None:
         self.tail: Position | None = None
         """The newest position of the log that was seen."""
-        self._open_log = open_log
-        self._open_link = open_link
+        self._links = links
         self._delivery = delivery
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
         self._beat_deadline = -math.inf
@@ -37,7 +34,7 @@ class LogSource:
 
     async def run(self, report: Report) -> None:
         """Bring the log's events. Never returns; raises RedisLost. Live while some listener's heartbeat is heard."""
-        async with self._open_link() as ear, self._open_log() as log:
+        async with self._links.ear() as ear, self._links.log() as log:
             await ear.subscribe(log.live_channel, log.control_channel)
             await self._start(log)
             telemetry.connected_to_redis()
@@ -71,7 +68,7 @@ class LogSource:
         self._beat_deadline = anyio.current_time() + self._heartbeat_timeout_seconds
         report(FeedState("redis"))
 
-    async def _start(self, log: RedisLog) -> None:
+    async def _start(self, log: Log) -> None:
         self._beat_deadline = -math.inf
         if self._started:
             await self._catch_up(log)
@@ -81,12 +78,12 @@ class LogSource:
         if self.tail is not None:
             self._delivery.begin(self.tail)
 
-    async def _hear(self, log: RedisLog, entries: Sequence[Entry]) -> None:
+    async def _hear(self, log: Log, entries: Sequence[Entry]) -> None:
         """Take live entries. Where one does not follow, the stream has it and all after it: XADD comes first."""
         if not self._take(entries):
             await self._catch_up(log)
 
-    async def _catch_up(self, log: RedisLog) -> None:
+    async def _catch_up(self, log: Log) -> None:
         """Read the stream from the last position seen to its end."""
         end = (await log.state()).tail
         if end is None:

@@ -1,18 +1,17 @@
-"""How a process opens its links: the settings, turned into functions that open one each.
-
-Relay and feed get these as arguments, so that they can be run on links of another kind.
-"""
+"""How a process opens its links. Relay and feed get a `Links` as an argument, so they also run on links in memory."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from typing import Literal, Protocol
 
-from bridge.core.events import Heard, Marker
-from bridge.links.postgres import DatabaseIdentity, SessionOptions, open_session
-from bridge.links.redis import RedisLink, RedisTarget, open_redis
-from bridge.links.redis_log import RedisLog
+from bridge.core.events import Body, Entry, Heard, Marker
+from bridge.core.position import Position
+from bridge.links.postgres import DatabaseIdentity, ListenSession, SessionOptions, open_session
+from bridge.links.redis import RedisLink, open_redis, parse_redis_url
+from bridge.links.redis_log import Appended, LogState, RedisLog
 from bridge.settings import Settings
+
+Role = Literal["listener", "fallback"]
 
 
 class Session(Protocol):
@@ -23,14 +22,41 @@ class Session(Protocol):
     @property
     def marker(self) -> Marker: ...
     @property
-    def proven(self) -> bool: ...
+    def database(self) -> DatabaseIdentity: ...
     @property
     def last_proof(self) -> float: ...
     @property
-    def round_trip_seconds(self) -> float | None: ...
+    def proven(self) -> bool: ...
     @property
-    def database(self) -> DatabaseIdentity: ...
+    def round_trip_seconds(self) -> float | None: ...
     async def receive(self) -> Sequence[Heard]: ...
+
+
+class Ear(Protocol):
+    """A subscriber's link, as `bridge.links.redis.RedisLink` is one."""
+
+    async def subscribe(self, *channels: str) -> None: ...
+    async def messages(self) -> list[tuple[bytes, bytes]]: ...
+
+
+class Log(Protocol):
+    """The log, as `bridge.links.redis_log.RedisLog` is one."""
+
+    live_channel: str
+    control_channel: str
+
+    async def open(self) -> LogState: ...
+    async def state(self) -> LogState: ...
+    async def append(
+        self, expected: LogState, first: Position, bodies: Sequence[Body], publish_from: int = 0
+    ) -> Appended | LogState: ...
+    async def read(self, after: Position | None) -> list[Entry]: ...
+    def live_entries(self, message: bytes) -> list[Entry]: ...
+    async def terms(self) -> list[tuple[int, Position]]: ...
+    async def save_terms(self, relations: Sequence[tuple[Position, Position]]) -> None: ...
+    async def beat(self, tail: Position | None, nonce: str, ttl_seconds: float) -> None: ...
+    async def listeners_beating(self) -> str | None: ...
+    async def stop_beating(self, nonce: str) -> None: ...
 
 
 class OpenSession(Protocol):
@@ -39,44 +65,57 @@ class OpenSession(Protocol):
     def __call__(self, *, floor: int) -> AbstractAsyncContextManager[Session]: ...
 
 
-OpenLink = Callable[[], AbstractAsyncContextManager[RedisLink]]
-OpenLog = Callable[[], AbstractAsyncContextManager[RedisLog]]
+OpenEar = Callable[[], AbstractAsyncContextManager[Ear]]
+OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
 
 
-def session_opener(settings: Settings, role: Literal["listener", "fallback"]) -> OpenSession:
-    """Opens LISTEN sessions on the configured channels."""
-    options = SessionOptions(
-        conninfo=settings.conninfo(),
-        channels=settings.channels,
-        digest=settings.digest,
-        role=role,
-        prefix=settings.redis_prefix,
-        probe_seconds=settings.probe_seconds,
-    )
-    return partial(open_session, options)
+class Links(Protocol):
+    """Everything that a process opens, one each: sessions in a role, and three kinds of connection to Redis."""
+
+    def session(self, role: Role, *, floor: int) -> AbstractAsyncContextManager[Session]: ...
+    def ear(self) -> AbstractAsyncContextManager[Ear]: ...
+    def log(self) -> AbstractAsyncContextManager[Log]:
+        """The log to read it, whichever database it belongs to."""
+        ...
+
+    def log_writer(self, database: DatabaseIdentity) -> AbstractAsyncContextManager[Log]:
+        """The log, to append what was heard in this database."""
+        ...
 
 
-def link_opener(settings: Settings, target: RedisTarget) -> OpenLink:
-    """Opens links to Redis for a reader."""
-    return partial(open_redis, target, timeout_seconds=settings.redis_timeout_seconds, name="bridge worker")
+class RealLinks:
+    """Links to the servers that the settings name. Raises SettingsError for a Redis URL that cannot be used."""
 
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._target = parse_redis_url(settings.redis_url)
 
-def log_reader(settings: Settings, target: RedisTarget) -> OpenLog:
-    """Opens the log to read it, whichever database it belongs to."""
+    def session(self, role: Role, *, floor: int) -> AbstractAsyncContextManager[ListenSession]:
+        settings = self._settings
+        options = SessionOptions(
+            conninfo=settings.conninfo(),
+            channels=settings.channels,
+            digest=settings.digest,
+            role=role,
+            prefix=settings.redis_prefix,
+            probe_seconds=settings.probe_seconds,
+        )
+        return open_session(options, floor=floor)
+
+    def ear(self) -> AbstractAsyncContextManager[RedisLink]:
+        return self._link("bridge worker")
+
+    def log(self) -> AbstractAsyncContextManager[RedisLog]:
+        return self._log("bridge worker", None)
+
+    def log_writer(self, database: DatabaseIdentity) -> AbstractAsyncContextManager[RedisLog]:
+        return self._log("bridge listener", str(database))
+
+    def _link(self, name: str) -> AbstractAsyncContextManager[RedisLink]:
+        return open_redis(self._target, timeout_seconds=self._settings.redis_timeout_seconds, name=name)
 
     @asynccontextmanager
-    async def open_log() -> AsyncIterator[RedisLog]:
-        async with link_opener(settings, target)() as link:
-            yield RedisLog(link, settings.redis_prefix, settings.digest, settings.history_entries)
-
-    return open_log
-
-
-@asynccontextmanager
-async def open_log_writer(
-    settings: Settings, target: RedisTarget, database: DatabaseIdentity
-) -> AsyncIterator[RedisLog]:
-    """The log, to append what was heard in this database."""
-    timeout_seconds = settings.redis_timeout_seconds
-    async with open_redis(target, timeout_seconds=timeout_seconds, name="bridge listener") as link:
-        yield RedisLog(link, settings.redis_prefix, settings.digest, settings.history_entries, str(database))
+    async def _log(self, name: str, database: str | None) -> AsyncIterator[RedisLog]:
+        settings = self._settings
+        async with self._link(name) as link:
+            yield RedisLog(link, settings.redis_prefix, settings.digest, settings.history_entries, database)

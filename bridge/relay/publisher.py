@@ -16,8 +16,8 @@ from bridge.core.backoff import Backoff
 from bridge.core.events import Body
 from bridge.core.position import Position, Relation, Timeline
 from bridge.errors import ForeignLog, LogRefused, RedisLost, RedisUnusable
-from bridge.links.openers import OpenLog
-from bridge.links.redis_log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Appended, LogState, RedisLog
+from bridge.links.openers import Log, OpenLog
+from bridge.links.redis_log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Appended, LogState
 from bridge.relay.listener import Listener
 from bridge.relay.placement import Append, Break, Remark, UpToDate, place
 from bridge.relay.tape import Tape, size_bytes
@@ -95,7 +95,7 @@ class Publisher:
                 telemetry.reconnecting(delay)
                 await anyio.sleep(delay)
 
-    async def _keep_up(self, log: RedisLog, backoff: Backoff) -> None:
+    async def _keep_up(self, log: Log, backoff: Backoff) -> None:
         self._saw(await log.open())
         self.appending = await log.listeners_beating() is None
         telemetry.connected_to_redis()
@@ -121,7 +121,7 @@ class Publisher:
             with anyio.move_on_after(FAREWELL_SECONDS, shield=True), suppress(RedisLost):
                 await log.stop_beating(self._nonce)
 
-    async def _step(self, log: RedisLog) -> None:
+    async def _step(self, log: Log) -> None:
         """One look at the tape and the tail, and what follows from it."""
         await self._learn(log)
         placement = place(self._tape, self._timeline, self._state.tail, self.tail)
@@ -157,7 +157,7 @@ class Publisher:
         self._metrics.backlog_entries.set(self._tape.end - self._tape.written)
         self._metrics.backlog_bytes.set(self._tape.backlog_bytes)
 
-    async def _append(self, log: RedisLog, index: int, at: Position) -> None:
+    async def _append(self, log: Log, index: int, at: Position) -> None:
         tape = self._tape
         bodies: list[Body] = []
         size = 0
@@ -181,7 +181,7 @@ class Publisher:
             self.appending = False
             self._saw(result)
 
-    async def _learn(self, log: RedisLog) -> None:
+    async def _learn(self, log: Log) -> None:
         """Read the relations of a tail that is not related to the session, and write ours into a new log."""
         tail, session = self._state.tail, self._listener.session.value
         if tail and session and self._timeline.convert(tail, session.term) is None:
@@ -207,7 +207,7 @@ class Publisher:
             self._watch = Watch(tail, now, random.random())
         return now - self._watch.since >= seconds * (1 + self._watch.jitter if jittered else 1)
 
-    async def _look_again(self, log: RedisLog) -> None:
+    async def _look_again(self, log: Log) -> None:
         await anyio.sleep(POLL_SECONDS)
         self._saw(await log.state())
 
@@ -215,14 +215,14 @@ class Publisher:
     def _beat_due(self) -> bool:
         return anyio.current_time() >= self._next_beat
 
-    async def _beat_if_true(self, log: RedisLog) -> None:
+    async def _beat_if_true(self, log: Log) -> None:
         """Look whether the log still is what it was: an idle listener notices here that Redis came back empty."""
         before = self._state
         self._saw(await log.state())
         if self._state == before:
             await self._beat(log)
 
-    async def _beat(self, log: RedisLog) -> None:
+    async def _beat(self, log: Log) -> None:
         """Say that this listener hears and appends. Only to be called when the log was just seen to work."""
         self._next_beat = anyio.current_time() + BEAT_SECONDS
         if self._listener.proven:

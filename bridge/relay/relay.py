@@ -3,13 +3,12 @@
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 
 from bridge.core.position import Timeline
-from bridge.links.openers import open_log_writer, session_opener
-from bridge.links.redis import RedisTarget
-from bridge.links.redis_log import RedisLog
+from bridge.links.openers import Links, Log
 from bridge.relay.listener import Listener
 from bridge.relay.publisher import Publisher
 from bridge.relay.tape import Tape
@@ -18,18 +17,18 @@ from bridge.telemetry import Metrics
 
 
 class Relay:
-    """Runs until it is cancelled. Without Redis (`target` None) it has no publisher: the feed takes from the tape."""
+    """Runs until it is cancelled. Without Redis it has no publisher: the feed takes from the tape."""
 
-    def __init__(self, settings: Settings, target: RedisTarget | None, metrics: Metrics) -> None:
-        timeline = Timeline()
+    def __init__(self, settings: Settings, links: Links, metrics: Metrics, *, with_redis: bool) -> None:
+        self.timeline = timeline = Timeline()
         self.tape = Tape(settings.history_entries, settings.backlog_bytes)
         self.listener = Listener(
-            session_opener(settings, "listener"), self.tape, timeline, settings.retry_seconds, metrics
+            partial(links.session, "listener"), self.tape, timeline, settings.retry_seconds, metrics
         )
         self.publisher: Publisher | None = None
-        if target is not None:
+        if with_redis:
             self.publisher = Publisher(
-                lambda: self._open_log(settings, target),
+                partial(self._open_log, links),
                 self.listener,
                 self.tape,
                 timeline,
@@ -47,8 +46,8 @@ class Relay:
                 tasks.start_soon(self.publisher.run)
 
     @asynccontextmanager
-    async def _open_log(self, settings: Settings, target: RedisTarget) -> AsyncIterator[RedisLog]:
+    async def _open_log(self, links: Links) -> AsyncIterator[Log]:
         """The log says which database it belongs to, and only a session knows that: wait for one."""
         session = await self.listener.opened()
-        async with open_log_writer(settings, target, session.database) as log:
+        async with links.log_writer(session.database) as log:
             yield log

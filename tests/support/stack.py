@@ -4,6 +4,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,8 +17,7 @@ from bridge.feed.feed import Feed
 from bridge.feed.local_source import LocalSource
 from bridge.feed.log_source import LogSource
 from bridge.feed.source import FeedState, Source
-from bridge.links.openers import link_opener, log_reader, session_opener
-from bridge.links.redis import parse_redis_url
+from bridge.links.openers import RealLinks
 from bridge.relay.relay import Relay
 from bridge.settings import Settings
 from bridge.telemetry import Metrics
@@ -96,7 +96,7 @@ class Reader:
 
 async def start_relay(nursery: trio.Nursery, settings: Settings) -> tuple[Relay, trio.CancelScope]:
     """A relay that listens, and keeps up with the log if there is one; and the scope that ends it."""
-    relay = Relay(settings, parse_redis_url(settings.redis_url) if settings.use_redis_notifier else None, Metrics())
+    relay = Relay(settings, RealLinks(settings), Metrics(), with_redis=settings.use_redis_notifier)
     scope = trio.CancelScope()
 
     async def run() -> None:
@@ -125,16 +125,14 @@ async def running_reader(settings: Settings, relay: Relay | None = None) -> Asyn
     """A feed from the log; without Redis from this relay's tape, or from a session of its own. Live when it starts."""
     reader = Reader()
     delivery = Delivery(reader.sink, Metrics())
-    target = parse_redis_url(settings.redis_url)
+    links = RealLinks(settings)
     source: Source
     if settings.use_redis_notifier:
-        source = LogSource(
-            log_reader(settings, target), link_opener(settings, target), delivery, settings.heartbeat_timeout_seconds
-        )
+        source = LogSource(links, delivery, settings.heartbeat_timeout_seconds)
     elif relay is not None:
         source = LocalSource(relay.listener, relay.tape, settings.digest, delivery)
     else:
-        source = DirectSource(session_opener(settings, "fallback"), delivery)
+        source = DirectSource(partial(links.session, "fallback"), delivery)
 
     def ignore(state: FeedState) -> None: ...
 
