@@ -169,6 +169,13 @@ class Client:
             self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._raw.shutdown(socket.SHUT_RDWR)  # wakes who reads from it
 
+    def finish(self) -> None:
+        """The socket is about to be closed: what was not sent by now is dropped, and the connection then reset."""
+        if self._held:
+            self.abort()
+        self.state = State.CLOSED
+        self.blocked = True
+
     async def flushed(self) -> None:
         """Wait until nothing is held, because it was sent or because the client ended. Cancelling is harmless."""
         while self._held:

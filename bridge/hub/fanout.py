@@ -57,7 +57,7 @@ class Hub:
         self._topics: Topics[Group] = Topics()
         self._groups: dict[Subscription, Group] = {}
         self._clients: dict[Client, Subscription] = {}
-        self._waiting: list[Client] = []
+        self._waiting: dict[Client, None] = {}
         self._ticks = 0
 
     @property
@@ -73,10 +73,9 @@ class Hub:
         self.live = True
         if position is not None:
             self.position = position
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for client in waiting:
-            if client in self._clients:
-                self._subscribe(client)
+            self._subscribe(client)
         self._bury()
 
     def set_waiting(self) -> None:
@@ -89,7 +88,7 @@ class Hub:
         if self.live:
             self._subscribe(client)
         else:
-            self._waiting.append(client)
+            self._waiting[client] = None
         self._bury()
 
     def remove(self, client: Client) -> None:
@@ -98,7 +97,7 @@ class Hub:
         if subscription is None:
             return
         if client in self._waiting:
-            self._waiting.remove(client)
+            del self._waiting[client]
             return
         group = self._groups[subscription]
         del group.clients[client]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import h11
 import trio
+from trio_websocket import ConnectionClosed
 from wsproto.utilities import ProtocolError
 
 from bridge.hub import Hub
@@ -29,6 +30,7 @@ _PEERS_FAULT = (
     trio.TooSlowError,
     h11.RemoteProtocolError,
     ProtocolError,
+    ConnectionClosed,
 )
 
 
