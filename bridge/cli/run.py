@@ -4,10 +4,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-import trio
-
 from bridge.announcement import announced
 from bridge.cli.options import Flags
+from bridge.cli.signals import run_trio
 from bridge.embedded import Servers, started
 from bridge.errors import BridgeError
 from bridge.settings import Settings, load, variable
@@ -22,10 +21,9 @@ Service = Callable[[Settings, OnListening], Awaitable[None]]
 def run_serve(flags: Flags, *, with_listener: bool) -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = load(flags, serves_clients=True)
+    from bridge.service import serve
 
     async def service(settings: Settings, on_listening: OnListening) -> None:
-        from bridge.service import serve
-
         await serve(settings, with_listener=with_listener, on_listening=on_listening)
 
     _run(settings, service, serves_clients=True)
@@ -34,10 +32,9 @@ def run_serve(flags: Flags, *, with_listener: bool) -> None:
 def run_listen(flags: Flags) -> None:
     """Carry notifications from PostgreSQL to Redis until SIGTERM or SIGINT."""
     settings = load(flags, default_port=LISTEN_PORT)
+    from bridge.service import listen
 
     async def service(settings: Settings, on_listening: OnListening) -> None:
-        from bridge.service import listen
-
         await listen(settings, on_listening=on_listening)
 
     _run(settings, service, serves_clients=False)
@@ -60,7 +57,7 @@ def _run(settings: Settings, service: Service, *, serves_clients: bool) -> None:
             with contextlib.suppress(OSError):
                 print(f"Listening on {url}", flush=True)
 
-        trio.run(partial(service, settings, on_listening))
+        run_trio(partial(service, settings, on_listening))
 
 
 def _on_embedded(settings: Settings, servers: Servers) -> Settings:

@@ -14,6 +14,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError,
 from bridge.announcement import newest
 from bridge.cli.options import Flags
 from bridge.cli.printing import message_of, printer
+from bridge.cli.signals import run_trio
 from bridge.core.backoff import Backoff
 from bridge.errors import BridgeError, SettingsError
 from bridge.settings import Settings, load
@@ -39,7 +40,7 @@ def run_tail(flags: Flags, *, url: str | None, channels: Sequence[str], where: S
     settings = load(flags)
     target = websocket_url(url or _default_url(settings), channels, where)
     try:
-        trio.run(partial(_follow, target, printer(as_json=as_json), Backoff(settings.retry_seconds)))
+        run_trio(partial(_follow, target, printer(as_json=as_json), Backoff(settings.retry_seconds)))
     except* BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
 
