@@ -44,6 +44,8 @@ class Fleet:
 
     postgres: pg.PostgresServer
     settings: dict[str, str]
+    directory: Path | None = None
+    """Where the processes live, and leave their logs; None for directories that are thrown away."""
     processes: dict[str, BridgeProcess] = field(default_factory=dict)
     _kinds: dict[str, tuple[tuple[str, ...], dict[str, str]]] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -52,7 +54,10 @@ class Fleet:
     def add(self, name: str, arguments: tuple[str, ...], **settings: str) -> None:
         """Begin to start one process; `wait` waits for all."""
         self._kinds[name] = (arguments, settings)
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        if self.directory is None:
+            directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
         self.processes[name] = BridgeProcess(arguments, self.settings | settings, directory)
 
     def wait(self) -> None:
@@ -72,12 +77,16 @@ class Fleet:
 
     def whole_again(self) -> None:
         """Bring the fleet back to where a test may begin: replace what has ended, and wait for health."""
+        self.replace_ended()
+        self.wait()
+
+    def replace_ended(self) -> None:
+        """Begin to start again what has ended."""
         for name, process in list(self.processes.items()):
             if process.process.poll() is not None:
                 self._bury(process)
                 arguments, settings = self._kinds[name]
                 self.add(name, arguments, **settings)
-        self.wait()
 
     def sessions(self) -> list[tuple[str, int]]:
         """The LISTEN sessions that the database shows: application name and backend pid."""
@@ -195,8 +204,8 @@ def redis(servers: Servers) -> rd.RedisServer:
 
 
 @contextmanager
-def running_fleet(servers: Servers, prefix: str) -> Iterator[Fleet]:
-    """A fleet on these servers, with a log of its own; empty at first, killed at the end."""
+def running_fleet(servers: Servers, prefix: str, directory: Path | None = None) -> Iterator[Fleet]:
+    """A fleet on these servers, with a log in Redis of its own; empty at first, killed at the end."""
     postgres, redis = servers
     fleet = Fleet(
         postgres,
@@ -211,6 +220,7 @@ def running_fleet(servers: Servers, prefix: str) -> Iterator[Fleet]:
             "BRIDGE_HEARTBEAT_TIMEOUT_SECONDS": f"{HEARTBEAT_TIMEOUT_SECONDS:g}",
             "BRIDGE_PROBE_SECONDS": "1",
         },
+        directory,
     )
     try:
         yield fleet
