@@ -13,19 +13,15 @@ the errors it handles ends the process: a supervisor that restarts on bugs hides
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 import trio
 
+from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery
-from bridge.feed.direct_source import DirectSource
-from bridge.feed.feed import Feed
-from bridge.feed.local_source import LocalSource
-from bridge.feed.log_source import LogSource
-from bridge.feed.source import FeedState, Source
+from bridge.feed.source import FeedState
 from bridge.health import ListenerHealth, Rates, RelayHealth, ServerHealth
 from bridge.hub import Hub
-from bridge.links.openers import Links, RealLinks
+from bridge.links.openers import RealLinks
 from bridge.relay.relay import Relay
 from bridge.server import HealthSource
 from bridge.server import serve as serve_http
@@ -40,9 +36,10 @@ async def serve(settings: Settings, *, with_listener: bool, on_listening: OnList
     """Serve clients until SIGTERM or SIGINT; then end everything in order and return."""
     metrics = Metrics()
     links, with_redis = RealLinks(settings), settings.use_redis_notifier
-    hub = Hub(settings.channels, settings.client_buffer_bytes, settings.buffers_total_bytes, metrics)
-    delivery = Delivery(hub.deliver, metrics)
     relay = Relay(settings, links, metrics, with_redis=with_redis) if with_listener else None
+    delivery = Delivery(lambda items: hub.deliver(items), metrics, relay.timeline if relay else None)
+    buffers = (settings.client_buffer_bytes, settings.buffers_total_bytes)
+    hub = Hub(settings.channels, *buffers, metrics, delivery.follows)
 
     def tell_hub(state: FeedState) -> None:
         if state.mode == "none":
@@ -50,7 +47,8 @@ async def serve(settings: Settings, *, with_listener: bool, on_listening: OnList
         else:
             hub.set_live(delivery.position)
 
-    feed = Feed(_source(settings, links, relay, delivery), settings.retry_seconds, tell_hub)
+    local = (relay.listener, relay.tape) if relay else None
+    feed = build_feed(settings, links, local, delivery, tell_hub, metrics)
     rates = Rates(metrics, hub.observe)
     relay_health = RelayHealth(relay) if relay else None
     health = ServerHealth(feed, delivery, hub, relay_health, rates, wants_redis=with_redis)
@@ -68,15 +66,6 @@ async def listen(settings: Settings, *, on_listening: OnListening) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with _running(relay.run, rates.run):
             await _serve_until(signals, settings, None, health, metrics, on_listening)
-
-
-def _source(settings: Settings, links: Links, relay: Relay | None, delivery: Delivery) -> Source:
-    """The log with Redis; without it the own listener, or a session of this process alone."""
-    if settings.use_redis_notifier:
-        return LogSource(links, delivery, settings.heartbeat_timeout_seconds)
-    if relay is not None:
-        return LocalSource(relay.listener, relay.tape, settings.digest, delivery)
-    return DirectSource(partial(links.session, "fallback"), delivery)
 
 
 @asynccontextmanager

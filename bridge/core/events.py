@@ -67,6 +67,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     position: Position
     channel: str
     data: bytes
+    late: bool = False
+    """Whether it comes after newer ones."""
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
@@ -189,7 +191,7 @@ def read_marker(payload: bytes) -> Marker | Unreadable:
 
 def late(event: Event) -> Event:
     """The same event, marked as one that comes after newer ones."""
-    return Event(event.position, event.channel, event.data[:-1] + b',"late":true}')
+    return Event(event.position, event.channel, event.data[:-1] + b',"late":true}', late=True)
 
 
 def gap_json(gap: Gap) -> bytes:

@@ -58,6 +58,13 @@ class Ledger:
             for low, high in zip(spans[1:-1:2], spans[2::2], strict=True)
         ]
 
+    def count_missing(self, after: Position, before: Position) -> int:
+        """How many positions between these two of one term, both excluded, were not claimed."""
+        low, high = self._locate(after).seq + 1, self._locate(before).seq
+        spans = self._spans.get(self._locate(after).term, [])
+        claimed = sum(max(0, min(b, high) - max(a, low)) for a, b in _pairs(spans))
+        return max(0, high - low) - claimed
+
     def newest(self, term: int) -> Position | None:
         """The newest claimed position that is related to `term`, in its numbering."""
         root = self._locate(Position(term, 0))

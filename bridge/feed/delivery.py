@@ -1,10 +1,17 @@
-"""The last step of every source: what was delivered already is dropped, everything else goes to the sink in order."""
+"""The last step of every source: what was delivered already is dropped, everything else goes to the sink.
+
+A source that starts somewhere else than where the last one ended leaves a *hole*. What lies in it may still come: from
+the log, when Redis is back, as late events. So a hole is announced as pending at once, and settled later: `Filled`, or
+a final gap. The ledger decides what is missing, wherever two numberings are related; where they are not, a hole counts
+as one.
+"""
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bridge.core import events
 from bridge.core.events import Event, Filled, Gap, GapReason
 from bridge.core.ledger import Ledger
 from bridge.core.position import Position, Timeline
@@ -16,50 +23,155 @@ Sink = Callable[[Sequence[Item]], None]
 RECENT = 20
 """Gaps and changes of mode that /status still shows."""
 
+MAX_HOLES = 100
+"""Holes that wait to be filled; past that the oldest one becomes a final gap."""
+
 
 @dataclass(frozen=True)
 class AnnouncedGap:
-    """A gap that clients were told of, and when (seconds since 1970)."""
+    """A final gap that clients were told of, and when (seconds since 1970)."""
 
     at: float
     gap: Gap
 
 
+@dataclass(frozen=True)
+class Hole:
+    """Between these two positions, both excluded, something may be missing that may still come."""
+
+    after: Position
+    before: Position
+    reason: GapReason
+
+
 class Delivery:
     """Where sources put what they have. One for a process, over all sources that it ever had."""
 
-    def __init__(self, sink: Sink, metrics: Metrics) -> None:
-        self.timeline = Timeline()
+    def __init__(self, sink: Sink, metrics: Metrics, timeline: Timeline | None = None) -> None:
+        self.timeline = timeline or Timeline()
         self.position: Position | None = None
         """The newest position delivered or passed, in the numbering of the source that brought it."""
         self.recent_gaps: deque[AnnouncedGap] = deque(maxlen=RECENT)
+        self.beside: dict[int, None] = {}
+        """Terms of sessions heard beside the log: until they are related to it, its entries might repeat theirs."""
         self._ledger = Ledger(self.timeline)
+        self._holes: list[Hole] = []
         self._sink = sink
         self._metrics = metrics
 
+    def follows(self, position: Position, since: Position) -> bool:
+        """Whether `position` is known to be newer than `since`."""
+        there = self.timeline.convert(since, position.term)
+        return there is not None and position > there
+
+    @property
+    def holes(self) -> Sequence[Hole]:
+        return self._holes
+
     def begin(self, position: Position) -> None:
-        """Nobody wants what is not newer than this: a source starts here."""
+        """The first source of this process starts here: nobody wants what is not newer."""
         self._ledger.claim_through(position)
         self.position = position
 
-    def events(self, events: Sequence[Event]) -> None:
-        """Deliver those of these events that are new."""
-        claim = self._ledger.claim
-        fresh = [event for event in events if claim(event.position)]
-        if not fresh:
+    def continue_with(self, first: Position, reason: GapReason, *, fillable: bool) -> None:
+        """A source goes on with `first`, whatever was delivered before it.
+
+        Announces what may be missing in between: as pending where it is `fillable`, else for good.
+        """
+        after = self.position
+        if after is None:
+            self.begin(first.plus(-1))
+        elif self.missing(after, first) != 0:
+            if fillable:
+                self._open(Hole(after, first, reason))
+            else:
+                self._announce(Gap(after, first, reason))
+                self._give_up(after, first)
+            self.position = first.plus(-1)
+
+    def offer(self, batch: Sequence[Event]) -> None:
+        """Deliver those of these events that are new; what is older than something delivered goes as late."""
+        if self._holes or self.beside:
+            self._offer_beside(batch)
             return
-        self.position = fresh[-1].position
-        self._sink(fresh)
+        claim = self._ledger.claim
+        fresh = [event for event in batch if claim(event.position)]
+        if fresh:
+            self.position = fresh[-1].position
+            self._sink(fresh)
 
     def passed(self, position: Position) -> None:
         """A position that holds nothing for clients, such as a session's marker."""
         self._ledger.claim(position)
-        self.position = position
+        self._move_to(position)
 
-    def gap(self, after: Position | None, before: Position | None, reason: GapReason) -> None:
-        """Tell every client that something may be missing between these positions, for good."""
-        log.warning("Gap: notifications between %s and %s may be missing (%s)", after, before, reason)
-        self._metrics.gaps.labels(reason).inc()
-        gap = Gap(after, before, reason)
+    def missing(self, after: Position, before: Position) -> int | None:
+        """How many positions between these two, both excluded, nobody brought; None where that cannot be known."""
+        low = self.timeline.convert(after, before.term)
+        if low is None:
+            return None
+        return self._ledger.count_missing(low, before)
+
+    def newest(self, term: int) -> Position | None:
+        """The newest position that was delivered, in the numbering of `term`."""
+        return self._ledger.newest(term)
+
+    def unrelated(self, term: int) -> list[int]:
+        """Terms heard beside the log that are not related to its term."""
+        return [other for other in self.beside if self.timeline.convert(Position(other, 0), term) is None]
+
+    def joined(self) -> None:
+        """The log has caught up with everything heard beside it: settle the holes."""
+        self.beside.clear()
+        self.settle()
+
+    def settle(self) -> None:
+        """End every hole: filled where nothing is missing any more, else with a final gap."""
+        holes, self._holes = self._holes, []
+        for hole in holes:
+            if self.missing(hole.after, hole.before) == 0:
+                self._sink([Filled(hole.after, hole.before)])
+            else:
+                self._announce(Gap(hole.after, hole.before, hole.reason))
+                self._give_up(hole.after, hole.before)
+
+    def _offer_beside(self, batch: Sequence[Event]) -> None:
+        fresh: list[Event] = []
+        for event in batch:
+            newest = self._ledger.newest(event.position.term)
+            if not self._ledger.claim(event.position):
+                continue
+            if newest is not None and event.position < newest:
+                fresh.append(events.late(event))
+            else:
+                fresh.append(event)
+                self._move_to(event.position)
+        if fresh:
+            self._sink(fresh)
+
+    def _move_to(self, position: Position) -> None:
+        """Delivery stands here now, unless it stands at something newer, or that this cannot be compared with."""
+        stands = self.timeline.convert(self.position, position.term) if self.position is not None else position
+        if (stands is None and not self.beside) or (stands is not None and position >= stands):
+            self.position = position
+
+    def _open(self, hole: Hole) -> None:
+        log.info("Notifications between %s and %s may come late (%s)", hole.after, hole.before, hole.reason)
+        self._holes.append(hole)
+        self._sink([Gap(hole.after, hole.before, hole.reason, pending=True)])
+        if len(self._holes) > MAX_HOLES:
+            oldest = self._holes.pop(0)
+            self._announce(Gap(oldest.after, oldest.before, oldest.reason))
+            self._give_up(oldest.after, oldest.before)
+
+    def _announce(self, gap: Gap) -> None:
+        log.warning("Gap: notifications between %s and %s may be missing (%s)", gap.after, gap.before, gap.reason)
+        self._metrics.gaps.labels(gap.reason).inc()
         self.recent_gaps.append(AnnouncedGap(time.time(), gap))
         self._sink([gap])
+
+    def _give_up(self, after: Position, before: Position) -> None:
+        """What was announced as lost is never delivered, and never announced again."""
+        low = self.timeline.convert(after, before.term)
+        if low is not None and low.plus(1) < before:
+            self._ledger.claim_between(low.plus(1), before.plus(-1))

@@ -1,39 +1,55 @@
-"""Straight from PostgreSQL: a LISTEN session of this process alone, without Redis."""
+"""Straight from PostgreSQL: LISTEN sessions of this process alone, without Redis."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from bridge import telemetry
 from bridge.core import events
-from bridge.core.events import Event, Heard, Marker, Notification
+from bridge.core.events import Event, GapReason, Heard, Marker, Notification
 from bridge.core.position import Position, Relation, Timeline
 from bridge.feed.delivery import Delivery
 from bridge.feed.source import FeedState, Report
-from bridge.links.openers import OpenSession
+from bridge.links.openers import OpenSession, Session
+from bridge.links.sessions import Sessions
 
 
 class DirectSource:
-    """One session a run. Between two sessions something may be missed: that is announced once the new one listens."""
+    """Sessions one after another. Where something may be missed between two, the log may still bring it if there is one
+    (`beside_log`)."""
 
-    def __init__(self, open_session: OpenSession, delivery: Delivery) -> None:
+    def __init__(
+        self, open_session: OpenSession, delivery: Delivery, retry_seconds: float, *, beside_log: bool
+    ) -> None:
         self._open_session = open_session
         self._delivery = delivery
+        self._retry_seconds = retry_seconds
+        self._beside_log = beside_log
+        self._reason: GapReason = "postgres_session_lost"
 
     async def run(self, report: Report) -> None:
-        """Bring what the session hears, from its marker on. Never returns; raises PostgresLost."""
-        async with self._open_session(floor=0) as session:
-            telemetry.connected_to_postgres()
-            begin_session(self._delivery, Position(session.term, 0))
-            report(FeedState("direct"))
-            while True:
-                deliver_heard(self._delivery, await session.receive(), session.marker.digest)
+        """Bring what sessions hear, from the first marker on. Never returns; cancelling closes the session."""
+        self._reason = "failover" if self._beside_log else "postgres_session_lost"
+        sessions = Sessions(
+            self._open_session,
+            self._retry_seconds,
+            partial(self._opened, report),
+            self._heard,
+            lambda reason: report(FeedState("none", reason)),
+        )
+        await sessions.run()
 
+    def _opened(self, report: Report, session: Session) -> None:
+        telemetry.connected_to_postgres()
+        marker = Position(session.term, 0)
+        self._delivery.continue_with(marker, self._reason, fillable=self._beside_log)
+        self._delivery.passed(marker)
+        if self._beside_log:
+            self._delivery.beside[session.term] = None
+        self._reason = "postgres_session_lost"
+        report(FeedState("direct"))
 
-def begin_session(delivery: Delivery, marker: Position) -> None:
-    """A session starts at its marker: announce what may have been missed since the one before."""
-    before = delivery.position
-    delivery.begin(marker)
-    if before is not None and before.term != marker.term:
-        delivery.gap(before, marker, "postgres_session_lost")
+    def _heard(self, session: Session, heard: Sequence[Heard]) -> None:
+        deliver_heard(self._delivery, heard, session.marker.digest)
 
 
 def deliver_heard(delivery: Delivery, heard: Sequence[Heard], digest: str) -> None:
@@ -43,12 +59,12 @@ def deliver_heard(delivery: Delivery, heard: Sequence[Heard], digest: str) -> No
         if isinstance(one.body, Notification):
             batch.append(events.event(one.position, one.body))
             continue
+        delivery.offer(batch)
+        batch = []
         if isinstance(one.body, Marker) and one.body.digest == digest:
             learn(delivery.timeline, Position(one.body.term, 0), one.position)
-        delivery.events(batch)
-        batch = []
         delivery.passed(one.position)
-    delivery.events(batch)
+    delivery.offer(batch)
 
 
 def learn(timeline: Timeline, one: Position, other: Position) -> None:

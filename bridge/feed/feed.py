@@ -1,4 +1,12 @@
-"""One source for as long as it lives, then the same again: the feed of a process, with its log lines."""
+"""The feed of a process: the log in Redis while it is live, PostgreSQL directly while it is not.
+
+    none ──the log is live──▶ redis ──lost, silent──▶ none ──the other source is live──▶ direct
+                                ▲                                                          │
+                                └──── the log has joined beside the other source ──────────┘
+
+Make before break: the direct source stays until the log has caught up with it, and goes then. Two cancel scopes are
+the switch: one around the direct source, one around everything.
+"""
 
 import random
 import time
@@ -10,10 +18,10 @@ import anyio
 
 from bridge import telemetry
 from bridge.core.backoff import Backoff
-from bridge.errors import LinkLost, PostgresUnusable, RedisUnusable
+from bridge.errors import LinkLost, RedisLost, RedisUnusable
 from bridge.feed.delivery import RECENT
 from bridge.feed.source import FeedState, Source
-from bridge.telemetry import Observable
+from bridge.telemetry import Metrics, Observable
 
 
 @dataclass(frozen=True)
@@ -25,36 +33,87 @@ class Change:
 
 
 class Feed:
-    """Runs the source that was chosen at start. `state` says whether events come, and its changes can be awaited.
+    """Runs the log's source (None: there is no Redis) and, while that is not live, the direct one.
 
-    `on_change` is called at each change of it, before anything else is delivered.
+    `state` says where events come from, and its changes can be awaited. `on_change` is called at each change of it,
+    before anything else is delivered. `grace_seconds` is how long a log that can be reached may take to become live at
+    the start, before the direct source opens.
     """
 
-    def __init__(self, source: Source, retry_seconds: float, on_change: Callable[[FeedState], None]) -> None:
+    def __init__(
+        self,
+        log: Source | None,
+        direct: Source,
+        retry_seconds: float,
+        grace_seconds: float,
+        on_change: Callable[[FeedState], None],
+        metrics: Metrics,
+    ) -> None:
         self.state: Observable[FeedState] = Observable(FeedState("none", "starting"))
         self.changes: deque[Change] = deque([Change(time.time(), self.state.value)], maxlen=RECENT)
-        self._on_change = on_change
-        self._source = source
+        self._log = log
+        self._direct = direct
         self._retry_seconds = retry_seconds
+        self._grace_seconds = grace_seconds
+        self._on_change = on_change
+        self._metrics = metrics
+        self._log_state: Observable[FeedState] = Observable(FeedState("none"))
         self._backoff = Backoff(retry_seconds)
 
     async def run(self) -> None:
-        """Never returns. Cancelling closes the source."""
+        """Never returns. Cancelling closes the sources."""
+        if self._log is None:
+            await self._direct.run(self._report)
+            return
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_following, self._log)
+            with anyio.move_on_after(self._grace_seconds):
+                await self._log_state.wait_for(lambda state: state.mode == "redis" or bool(state.reason))
+            while True:
+                if self._log_state.value.mode != "redis":
+                    await self._fall_back()
+                self._report(FeedState("redis"))
+                await self._log_state.wait_for(lambda state: state.mode != "redis")
+
+    async def _fall_back(self) -> None:
+        """Feed from PostgreSQL until the log has joined beside it."""
+        lost = self._log_state.value.reason or f"no listener has been heard for {self._grace_seconds:g} s"
+        self._report(FeedState("none", lost))
+        telemetry.redis_failed(RedisLost(lost))
+        telemetry.switching_to_direct()
+        self._metrics.switches.inc()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._direct.run, self._report_direct)
+            await self._log_state.wait_for(lambda state: state.mode == "redis")
+            tasks.cancel_scope.cancel()
+        self._metrics.switches.inc()
+        telemetry.switched_to_redis()
+
+    async def _keep_following(self, log: Source) -> None:
+        """The log's source, opened again after each loss."""
         while True:
             try:
-                await self._source.run(self._report)
+                await log.run(self._report_log)
             except LinkLost as error:
-                self._report(FeedState("none", telemetry.error_text(error)))
+                self._log_state.set(FeedState("none", telemetry.error_text(error)))
                 telemetry.connection_error(error, first=self._backoff.failures == 0)
                 delay = self._backoff.next(random.random())
-                if isinstance(error, RedisUnusable | PostgresUnusable):
+                if isinstance(error, RedisUnusable):
                     delay = self._retry_seconds
                 telemetry.reconnecting(delay)
                 await anyio.sleep(delay)
 
-    def _report(self, state: FeedState) -> None:
-        if state.mode != "none":
+    def _report_log(self, state: FeedState) -> None:
+        if state.mode == "redis":
             self._backoff.reset()
+        self._log_state.set(state)
+
+    def _report_direct(self, state: FeedState) -> None:
+        if state.mode == "direct" and self.state.value.mode != "direct":
+            telemetry.switched_to_direct()
+        self._report(state)
+
+    def _report(self, state: FeedState) -> None:
         if state != self.state.value:
             self.changes.append(Change(time.time(), state))
             self._on_change(state)

@@ -5,10 +5,10 @@ from typing import Protocol
 
 import anyio
 
-from bridge.core.events import Heard, Marker
-from bridge.core.position import Position
+from bridge.core.events import Heard
+from bridge.core.position import Position, Timeline
 from bridge.feed.delivery import Delivery
-from bridge.feed.direct_source import begin_session, deliver_heard
+from bridge.feed.direct_source import deliver_heard
 from bridge.feed.source import FeedState, Report
 from bridge.links.openers import Session
 from bridge.telemetry import Observable
@@ -22,7 +22,10 @@ class Tape(Protocol):
     end: int
 
     @property
+    def start(self) -> int: ...
+    @property
     def last(self) -> Position | None: ...
+    def after(self, position: Position, timeline: Timeline) -> int | None: ...
     async def grown(self, index: int) -> None: ...
     def run(self, index: int, count: int) -> Sequence[Heard]: ...
     def mark_written(self, index: int) -> None: ...
@@ -36,44 +39,58 @@ class Listener(Protocol):
 
 
 class LocalSource:
-    """Follows the tape from its end on. The tape has no publisher: what was delivered counts as written."""
+    """Follows the tape from where delivery stands. Without a log, what was delivered counts as written."""
 
-    def __init__(self, listener: Listener, tape: Tape, digest: str, delivery: Delivery) -> None:
+    def __init__(self, listener: Listener, tape: Tape, digest: str, delivery: Delivery, *, beside_log: bool) -> None:
         self._listener = listener
         self._tape = tape
         self._digest = digest
         self._delivery = delivery
+        self._beside_log = beside_log
 
     async def run(self, report: Report) -> None:
         """Bring what the listener hears. Never returns, never fails: the listener opens its sessions itself."""
-        self._listener.draining.set(True)
+        if not self._beside_log:
+            self._listener.draining.set(True)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_for_loss, report)
             await self._follow(report)
 
     async def _follow(self, report: Report) -> None:
-        tape, index = self._tape, self._tape.end
-        if self._listener.session.value is not None and tape.last is not None:
-            self._delivery.begin(tape.last)
-            report(FeedState("direct"))
+        delivery, tape = self._delivery, self._tape
+        index = self._join()
         while True:
+            if self._listener.session.value is not None and tape.end > 0:
+                report(FeedState("direct"))
             await tape.grown(index)
+            index = max(index, tape.start)
             heard = tape.run(index, BATCH_ENTRIES)
             index += len(heard)
-            if _is_own_marker(heard[0]):
-                begin_session(self._delivery, heard[0].position)
-                heard = heard[1:]
-                report(FeedState("direct"))
-            deliver_heard(self._delivery, heard, self._digest)
-            tape.mark_written(index)
+            self._continue_with(heard[0].position)
+            deliver_heard(delivery, heard, self._digest)
+            if not self._beside_log:
+                tape.mark_written(index)
             await anyio.lowlevel.checkpoint()
+
+    def _join(self) -> int:
+        """The index of the first entry to deliver: what follows the newest one delivered, or else the next to come."""
+        tape, position = self._tape, self._delivery.position
+        index = tape.after(position, self._delivery.timeline) if position is not None else None
+        if index is not None:
+            return index
+        if tape.last is not None:
+            self._continue_with(tape.last.plus(1))
+            self._delivery.passed(tape.last)
+        return tape.end
+
+    def _continue_with(self, first: Position) -> None:
+        if self._beside_log:
+            self._delivery.beside[first.term] = None
+        self._delivery.continue_with(first, "postgres_session_lost", fillable=self._beside_log)
 
     async def _watch_for_loss(self, report: Report) -> None:
         while True:
             session = await self._listener.session.wait_for(lambda now: now is not None)
             await self._listener.session.wait_for(lambda now, was=session: now is not was)  # type: ignore[misc]
-            report(FeedState("none", "the LISTEN session is lost"))
-
-
-def _is_own_marker(heard: Heard) -> bool:
-    return isinstance(heard.body, Marker) and heard.body.term == heard.position.term
+            if self._listener.session.value is None:
+                report(FeedState("none", "the LISTEN session is lost"))

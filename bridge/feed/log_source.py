@@ -3,6 +3,14 @@
 Inside one term the log has no holes, so a reader that knows the last position it saw knows whether the next one
 follows. A message that does not is a hole in pub/sub only, and the stream has what is missing. A hole in the stream
 itself was trimmed, and a new term is what the log's writers say when something may have been lost.
+
+    silent ──a listener beats──▶ related? ──▶ joining: reads what it missed ──caught up──▶ joined: live
+       ▲                                                                                    │
+       └─────────────────────────── no beat within the timeout ────────────────────────────┘
+
+Until it has joined it delivers nothing live: while another source feeds this process, the log's entries might repeat
+what was delivered, so they wait (in the stream) until both are related. Then what nobody brought comes late, the rest
+is skipped, and when the log has caught up with the other source, that one can go.
 """
 
 import math
@@ -11,13 +19,21 @@ from collections.abc import Sequence
 import anyio
 
 from bridge import telemetry
-from bridge.core.events import Entry, Event
+from bridge.core.events import Entry, Event, GapReason
 from bridge.core.position import Position
 from bridge.feed.delivery import Delivery
 from bridge.feed.direct_source import learn
 from bridge.feed.source import FeedState, Report
-from bridge.links.openers import Links, Log
+from bridge.links.openers import Ear, Links, Log
 from bridge.links.redis_log import read_beat
+
+LAST_LOOK_SECONDS = 0.05
+"""A process that was paused finds the beats of the pause in its socket: it looks before it calls the log silent."""
+
+RELATE_POLL_SECONDS = 0.1
+RELATE_SECONDS = 3.0
+"""How long a log that is alive may stay unrelated to what was heard beside it. Listeners write the relation with the
+marker of the session beside it, and beat once a second at the latest after that."""
 
 
 class LogSource:
@@ -29,56 +45,111 @@ class LogSource:
         self._links = links
         self._delivery = delivery
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
+        self._joined = False
+        self._joining_to: Position | None = None
         self._beat_deadline = -math.inf
-        self._started = False
+        self._unrelated_since = math.inf
 
     async def run(self, report: Report) -> None:
         """Bring the log's events. Never returns; raises RedisLost. Live while some listener's heartbeat is heard."""
+        self._joined, self._joining_to = False, None
+        self._beat_deadline, self._unrelated_since = math.inf, math.inf
         async with self._links.ear() as ear, self._links.log() as log:
             await ear.subscribe(log.live_channel, log.control_channel)
-            await self._start(log)
+            await log.open()
             telemetry.connected_to_redis()
+            self._beat_deadline = anyio.current_time() + self._heartbeat_timeout_seconds
             if await log.listeners_beating() is not None:
-                self._heard_beat(report)
-            else:
-                report(FeedState("none", "no listener has been heard yet"))
-            live, control = log.live_channel.encode(), log.control_channel.encode()
+                await self._join(log, report)
             while True:
-                messages: Sequence[tuple[bytes, bytes]] = ()
-                with anyio.CancelScope(deadline=self._beat_deadline) if self._awaits_beat else anyio.CancelScope():
-                    messages = await ear.messages()
-                for channel, data in messages:
-                    if channel == live:
-                        await self._hear(log, log.live_entries(data))
-                    elif channel == control and (beat := read_beat(data)) is not None:
-                        if beat.tail is not None and beat.tail != self.tail:
-                            await self._catch_up(log)
-                        self._heard_beat(report)
-                if anyio.current_time() >= self._beat_deadline and self._awaits_beat:
-                    self._beat_deadline = -math.inf
-                    silence = f"no listener has been heard for {self._heartbeat_timeout_seconds:g} s"
-                    telemetry.log.warning("The log in Redis is not being written: %s", silence)
-                    report(FeedState("none", silence))
+                await self._hear(ear, log, report)
 
-    @property
-    def _awaits_beat(self) -> bool:
-        return self._beat_deadline > -math.inf
+    async def _hear(self, ear: Ear, log: Log, report: Report) -> None:
+        """Take what comes next, or find that no beat comes any more."""
+        messages = await self._messages(ear, self._next_look())
+        if not messages and anyio.current_time() >= self._beat_deadline:
+            messages = await self._messages(ear, anyio.current_time() + LAST_LOOK_SECONDS)
+            if not messages:
+                self._silent(report)
+                return
+        beaten = False
+        for channel, data in messages:
+            if channel == log.live_channel.encode():
+                if self._joined or self._joining_to is not None:
+                    await self._take_live(log, log.live_entries(data))
+            elif (beat := read_beat(data)) is not None:
+                beaten = True
+                if (self._joined or self._joining_to) and beat.tail is not None and beat.tail != self.tail:
+                    await self._catch_up(log)
+        if beaten:
+            self._beat_deadline = anyio.current_time() + self._heartbeat_timeout_seconds
+        if not self._joined and (beaten or self._joining_to or self._unrelated_since < math.inf):
+            await self._join(log, report)
 
-    def _heard_beat(self, report: Report) -> None:
-        self._beat_deadline = anyio.current_time() + self._heartbeat_timeout_seconds
-        report(FeedState("redis"))
+    async def _messages(self, ear: Ear, deadline: float) -> list[tuple[bytes, bytes]]:
+        with anyio.CancelScope(deadline=deadline):
+            return await ear.messages()
+        return []
 
-    async def _start(self, log: Log) -> None:
-        self._beat_deadline = -math.inf
-        if self._started:
+    def _next_look(self) -> float:
+        if self._unrelated_since < math.inf:
+            return anyio.current_time() + RELATE_POLL_SECONDS
+        return self._beat_deadline
+
+    def _silent(self, report: Report) -> None:
+        self._joined, self._joining_to = False, None
+        self._beat_deadline = math.inf
+        report(FeedState("none", f"no listener has been heard for {self._heartbeat_timeout_seconds:g} s"))
+
+    async def _join(self, log: Log, report: Report) -> None:
+        """One step towards joining: be related, read what was missed, catch up with what is heard beside the log."""
+        if self._joining_to is None:
+            end = (await log.state()).tail
+            if end is None or not await self._related(log, end):
+                return
+            if self._delivery.beside:
+                telemetry.switching_to_redis()
+            self._start_at(end)
             await self._catch_up(log)
-            return
-        self.tail = (await log.open()).tail
-        self._started = True
-        if self.tail is not None:
-            self._delivery.begin(self.tail)
+            self._joining_to = self._delivery.newest(end.term) or end
+        tail = self.tail
+        target = self._delivery.timeline.convert(self._joining_to, tail.term) if tail else None
+        if tail is not None and (target is None or tail >= target):
+            self._joined, self._joining_to = True, None
+            self._delivery.joined()
+            report(FeedState("redis"))
 
-    async def _hear(self, log: Log, entries: Sequence[Entry]) -> None:
+    async def _related(self, log: Log, end: Position) -> bool:
+        """Whether the log's numbering is related to all that was heard beside it; past the limit, give that up."""
+        delivery = self._delivery
+        if delivery.unrelated(end.term):
+            for term, heard_at in await log.terms():
+                learn(delivery.timeline, Position(term, 0), heard_at)
+        if not delivery.unrelated(end.term):
+            self._unrelated_since = math.inf
+            return True
+        now = anyio.current_time()
+        self._unrelated_since = min(self._unrelated_since, now)
+        if now < self._unrelated_since + RELATE_SECONDS:
+            return False
+        self._unrelated_since = math.inf
+        delivery.settle()
+        delivery.continue_with(end.plus(1), "failover", fillable=False)
+        delivery.beside.clear()
+        self.tail = end
+        return True
+
+    def _start_at(self, end: Position) -> None:
+        """Where to begin to read: where this source was, or else where the other one began, or else here."""
+        if self.tail is not None:
+            return
+        began = [self._delivery.timeline.convert(Position(term, 0), end.term) for term in self._delivery.beside]
+        positions = [position for position in began if position is not None]
+        self.tail = min(positions, default=end)
+        if not positions:
+            self._delivery.continue_with(end.plus(1), "failover", fillable=False)
+
+    async def _take_live(self, log: Log, entries: Sequence[Entry]) -> None:
         """Take live entries. Where one does not follow, the stream has it and all after it: XADD comes first."""
         if not self._take(entries):
             await self._catch_up(log)
@@ -89,26 +160,25 @@ class LogSource:
         if end is None:
             return  # emptied: what is appended next will show where it goes on
         if self.tail is not None and end < self.tail:
-            if end.term == self.tail.term:
-                return  # the log lost its newest entries, which were delivered; a listener appends them again
-            self._jump(None, end.plus(1))
-            return
+            if end.term != self.tail.term:
+                self._jump(end.plus(1))
+            return  # in the same term it lost its newest entries, which were delivered; a listener appends them again
         while self.tail is None or self.tail < end:
             entries = await log.read(self.tail)
             if not entries:
                 return
             while not self._take(entries):
                 entries = [entry for entry in entries if self.tail is None or entry.position > self.tail]
-                self._jump(self.tail, entries[0].position)
+                self._jump(entries[0].position)
 
-    def _jump(self, after: Position | None, before: Position) -> None:
+    def _jump(self, before: Position) -> None:
         """The stream goes on at `before`, which does not follow what was seen last: something is missing."""
-        last = self._delivery.timeline.convert(self.tail, before.term) if self.tail is not None else None
-        if last is None or last.seq < before.seq - 1:
-            same_term = self.tail is not None and self.tail.term == before.term
-            self._delivery.gap(after, before, "history_trimmed" if same_term else "postgres_session_lost")
+        delivery, tail = self._delivery, self.tail
+        if tail is not None and delivery.missing(tail, before) != 0:
+            delivery.settle()
+            reason: GapReason = "history_trimmed" if tail.term == before.term else "postgres_session_lost"
+            delivery.continue_with(before, reason, fillable=False)
         self.tail = before.plus(-1)
-        self._delivery.begin(self.tail)
 
     def _take(self, entries: Sequence[Entry]) -> bool:
         """Deliver the entries that follow, skip those seen before; False where one does neither, and all after it."""
@@ -127,7 +197,7 @@ class LogSource:
             elif entry.marker is not None:
                 learn(self._delivery.timeline, Position(entry.marker.term, 0), position)
         self.tail = tail
-        self._delivery.events(fresh)
+        self._delivery.offer(fresh)
         if tail is not None:
-            self._delivery.position = tail
+            self._delivery.passed(tail)
         return complete

@@ -20,7 +20,7 @@ Report = Callable[[FeedState], None]
 
 
 class Source(Protocol):
-    """Brings events in order until it fails."""
+    """Brings events in order until it is cancelled, or fails."""
 
     async def run(self, report: Report) -> None:
-        """Never returns; raises LinkLost. Reports its mode once it is live, and `none` when it can no longer say so."""
+        """Never returns; may raise LinkLost. Reports its mode once it is live, and `none` when it no longer is."""

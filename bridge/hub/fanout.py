@@ -5,7 +5,7 @@ form a group; what comes together is joined, so that a burst costs one `send` a 
 take more for has a bounded buffer (`bridge.hub.client`); a client that fails or falls too far behind is dropped alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from bridge.core.events import Event, Filled, Gap, filled_json, gap_json
 from bridge.core.position import Position
@@ -24,6 +24,8 @@ PING_TICKS = 5
 JOINED_BYTES = 256 * 1024
 
 Item = Event | Gap | Filled
+Follows = Callable[[Position, Position], bool]
+"""Whether the first position is known to be newer than the second one."""
 
 
 class Group:
@@ -45,7 +47,12 @@ class Hub:
     """
 
     def __init__(
-        self, channels: Iterable[str], client_buffer_bytes: int, buffers_total_bytes: int, metrics: Metrics
+        self,
+        channels: Iterable[str],
+        client_buffer_bytes: int,
+        buffers_total_bytes: int,
+        metrics: Metrics,
+        follows: Follows = lambda position, since: position > since,
     ) -> None:
         self.channels = frozenset(channels)
         self.buffers = Buffers(client_buffer_bytes)
@@ -57,6 +64,12 @@ class Hub:
         self._topics: Topics[Group] = Topics()
         self._groups: dict[Subscription, Group] = {}
         self._clients: dict[Client, Subscription] = {}
+        self._follows = follows
+        self._subscribed: dict[Client, tuple[int, Position | None]] = {}
+        """When each client subscribed: how many had done so before it, and the position it was told."""
+        self._subscribed_count = 0
+        self._pending: dict[tuple[Position | None, Position | None], int] = {}
+        """Pending gaps, by their bounds, and how many clients had subscribed when they were announced."""
         self._waiting: dict[Client, None] = {}
         self._ticks = 0
 
@@ -99,6 +112,7 @@ class Hub:
         if client in self._waiting:
             del self._waiting[client]
             return
+        del self._subscribed[client]
         group = self._groups[subscription]
         del group.clients[client]
         if not group.clients:
@@ -108,8 +122,47 @@ class Hub:
     def deliver(self, items: Sequence[Item]) -> None:
         """Give these to every client that wants them, in this order; gaps concern everybody.
 
-        Never waits, and never raises for what a client does.
+        But a late event concerns only those who had subscribed before it, and the end of a pending gap those who were
+        told of it. Never waits, and never raises for what a client does.
         """
+        plain: list[Item] = []
+        for item in items:
+            if _concerns_all(item, self._pending):
+                plain.append(item)
+            else:
+                self._fan_out(plain)
+                plain = []
+                self._deliver_to_some(item)
+            if isinstance(item, Gap) and item.pending:
+                self._pending[item.after, item.before] = self._subscribed_count
+        self._fan_out(plain)
+        if self.buffers.total_bytes > self._buffers_total_bytes:
+            self._shed()
+        if self.buffers.ended:
+            self._bury()
+
+    def _deliver_to_some(self, item: Item) -> None:
+        """A late event, or the end of a pending gap."""
+        if isinstance(item, Event):
+            frame = text_frame(item.data)
+            wanted = [client for group in self._topics.match(item) for client in group.clients]
+            concerned = [client for client in wanted if self._had_subscribed(client, item.position)]
+        else:
+            frame = text_frame(gap_json(item) if isinstance(item, Gap) else filled_json(item))
+            told = self._pending.pop((item.after, item.before))
+            concerned = [client for client, (before, _) in self._subscribed.items() if before < told]
+        _write(Chunk(frame), concerned)
+        self._metrics.events.inc()
+        self._metrics.deliveries.inc(len(concerned))
+        self._metrics.bytes_sent.inc(len(frame) * len(concerned))
+
+    def _had_subscribed(self, client: Client, position: Position) -> bool:
+        since = self._subscribed[client][1]
+        return since is not None and self._follows(position, since)
+
+    def _fan_out(self, items: Sequence[Item]) -> None:
+        if not items:
+            return
         frames: list[bytes] = []
         runs: dict[Group, list[int]] = {}
         match = self._topics.match
@@ -148,10 +201,6 @@ class Hub:
         if deliveries:
             self._metrics.deliveries.inc(deliveries)
             self._metrics.bytes_sent.inc(sent_bytes)
-        if self.buffers.total_bytes > self._buffers_total_bytes:
-            self._shed()
-        if self.buffers.ended:
-            self._bury()
 
     def tick(self, *, after_pause: bool = False) -> None:
         """Tell quiet clients their position, ping all, and drop those that gave no sign of life since the last ping.
@@ -186,6 +235,8 @@ class Hub:
             group = self._groups[subscription] = Group(subscription)
             self._topics.add(subscription, group)
         group.clients[client] = None
+        self._subscribed[client] = (self._subscribed_count, self.position)
+        self._subscribed_count += 1
         client.put(text_frame(subscribed_json(subscription, self.position)))
 
     def _shed(self) -> None:
@@ -205,6 +256,12 @@ class Hub:
             if client.close_code == TOO_SLOW:
                 self._metrics.slow_disconnects.inc()
                 log.info("A client read too slowly and was disconnected (code 4008)")
+
+
+def _concerns_all(item: Item, pending: Container[tuple[Position | None, Position | None]]) -> bool:
+    if isinstance(item, Event):
+        return not item.late
+    return (item.after, item.before) not in pending or (isinstance(item, Gap) and item.pending)
 
 
 def _write(chunk: Chunk, clients: Iterable[Client]) -> None:

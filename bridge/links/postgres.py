@@ -99,6 +99,9 @@ class ListenSession:
         self._ahead: list[Heard] = []
         self._more = True
         self._encrypted = pgconn.ssl_in_use or pgconn.used_gssapi
+        self.suspect = False
+        """Whether a probe is overdue: the session may be dead, or PostgreSQL waits. Any byte clears it."""
+        self._probe_seconds = options.probe_seconds
         self._farewell = ""
         self._ended = ""
         pgconn.notice_handler = self._hear_notice
@@ -124,18 +127,19 @@ class ListenSession:
         return not self._ended and self._probes.proven(anyio.current_time())
 
     async def receive(self) -> list[Heard]:
-        """The next notifications, at least one, in order and without a hole since the marker.
+        """The next notifications, in order and without a hole since the marker; none when only `suspect` has changed.
 
-        Raises PostgresLost when the session has ended, or when nothing came within `probe_seconds` after a probe.
-        Cancellation loses nothing: what has arrived is returned by the next call.
+        Raises PostgresLost when the session has ended. Cancellation loses nothing: what has arrived is returned by the
+        next call.
         """
         while True:
+            was_suspect = self.suspect
             await self._more_or_wait()
             if self._ahead:
                 heard, self._ahead = self._ahead, []
                 return heard
             heard = self._take()
-            if heard:
+            if heard or self.suspect != was_suspect:
                 return heard
             if self._ended and not self._more:
                 raise self._lost()
@@ -168,8 +172,8 @@ class ListenSession:
     async def _wait(self) -> None:
         """Wait until bytes arrive or something is due; read or probe.
 
-        Silence ends the session, but only after a last look at the socket: a process that was paused finds there what
-        came meanwhile.
+        Silence makes the session suspect, but only after a last look at the socket: a process that was paused finds
+        there what came meanwhile. Any byte clears it.
         """
         probes, socket = self._probes, self._pgconn.socket
         now = anyio.current_time()
@@ -178,13 +182,14 @@ class ListenSession:
             if self._ended:
                 return
         readable = False
-        with anyio.CancelScope(deadline=probes.wake_at()):
+        wake_at = probes.wake_at()
+        with anyio.CancelScope(deadline=max(wake_at, now + self._probe_seconds) if self.suspect else wake_at):
             await anyio.wait_readable(socket)
             readable = True
         if readable or _is_readable(socket):
             self._read()
-        elif probes.overdue(now := anyio.current_time()):
-            self._ended = f"PostgreSQL did not answer a probe, and was silent for {now - probes.byte_at:.1f} s"
+        elif probes.overdue(anyio.current_time()):
+            self.suspect = True
 
     def _send(self, sql: bytes) -> None:
         try:
@@ -207,6 +212,7 @@ class ListenSession:
             self._end(pgconn.get_error_message())
             return
         self._probes.byte_at = anyio.current_time()
+        self.suspect = False
 
     def _take(self) -> list[Heard]:
         """What libpq has read, counted, at most `MAX_BATCH`. Never waits; `_more` says whether to call it again."""

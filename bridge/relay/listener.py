@@ -1,48 +1,44 @@
-"""The LISTEN session of this process, kept open: what it hears goes onto the tape, what it learns onto the timeline.
+"""The LISTEN session of this process: what it hears goes onto the tape, what it learns onto the timeline.
 
-The session itself ends with the first error; this is the loop around it. Between two sessions something may be missed,
-and the tape knows: the new session's marker begins a new segment.
+Between two sessions something may be missed, and the tape knows: the new session's marker begins a new segment.
 """
 
-import random
 from collections.abc import Sequence
 
 import anyio
 
 from bridge import telemetry
-from bridge.core.backoff import Backoff
 from bridge.core.events import Heard, Marker
 from bridge.core.position import Position, Relation, Timeline
 from bridge.errors import PostgresLost
 from bridge.links.openers import OpenSession, Session
+from bridge.links.sessions import Sessions
 from bridge.relay.tape import Tape
 from bridge.telemetry import Metrics, Observable
-
-TERM_SHIFT = 22
-"""A term is ``(clock in units of 10 ms) * 2**22 + backend pid``: PID_MAX_LIMIT of Linux is 2**22."""
 
 FULL_SECONDS = 1.0
 """How often a full backlog looks whether Redis is still there to drain it."""
 
 
 class Listener:
-    """Runs one session after another. `session` is the open one, or None; its changes can be awaited."""
+    """Keeps a session open. `session` is the current one, or None; its changes can be awaited."""
 
     def __init__(
         self, open_session: OpenSession, tape: Tape, timeline: Timeline, retry_seconds: float, metrics: Metrics
     ) -> None:
-        self.session: Observable[Session | None] = Observable(None)
-        self.error: PostgresLost | None = None
-        """Why there is no session now."""
         self.draining = Observable(False)
         """Whether somebody takes entries off the tape: set by the publisher while Redis is there."""
-        self._open_session = open_session
         self._tape = tape
         self._timeline = timeline
-        self._retry_seconds = retry_seconds
         self._metrics = metrics
-        self._floor = 0
-        self._restart: anyio.CancelScope | None = None
+        self._pinned: int | None = None
+        self._sessions = Sessions(open_session, retry_seconds, self._opened, self._take, self._lost, self._make_room)
+        self.session = self._sessions.current
+
+    @property
+    def error(self) -> PostgresLost | None:
+        """Why there is no session now."""
+        return self._sessions.error
 
     @property
     def proven(self) -> bool:
@@ -57,43 +53,25 @@ class Listener:
             if session is not None:
                 return session
 
-    def mark_again(self, floor_term: int) -> None:
+    def mark_again(self, above_term: int) -> None:
         """End the session and open one whose term lies above this one."""
-        self._floor = max(self._floor, (floor_term >> TERM_SHIFT) + 1)
-        if self._restart is not None:
-            self._restart.cancel()
+        self._sessions.begin_again(above_term)
 
     async def run(self) -> None:
         """Never returns. Cancelling closes the session."""
-        backoff = Backoff(self._retry_seconds)
-        while True:
-            try:
-                await self._one_session(backoff)
-            except PostgresLost as error:
-                self.error = error
-                telemetry.connection_error(error, first=backoff.failures == 0)
-                delay = backoff.next(random.random())
-                telemetry.reconnecting(delay)
-                await anyio.sleep(delay)
+        await self._sessions.run()
 
-    async def _one_session(self, backoff: Backoff) -> None:
-        try:
-            with anyio.CancelScope() as self._restart:
-                async with self._open_session(floor=self._floor) as session:
-                    telemetry.connected_to_postgres()
-                    self.error = None
-                    self._take(session, [Heard(Position(session.term, 0), session.marker)])
-                    self.session.set(session)
-                    try:
-                        while True:
-                            await self._make_room()
-                            self._take(session, await session.receive())
-                            backoff.reset()
-                    finally:
-                        self.session.set(None)
-                        self._timeline.pinned.discard(session.term)
-        finally:
-            self._restart = None
+    def _opened(self, session: Session) -> None:
+        telemetry.connected_to_postgres()
+        if self._pinned is not None:
+            self._timeline.pinned.discard(self._pinned)
+        self._pinned = session.term
+        self._timeline.pinned.add(session.term)
+        self._timeline.add(session.term)
+        self._tape.extend([Heard(Position(session.term, 0), session.marker)])
+
+    def _lost(self, reason: str) -> None:
+        """Nothing to do: the next session's marker shows on the tape that something may be missing."""
 
     def _take(self, session: Session, heard: Sequence[Heard]) -> None:
         for one in heard:
@@ -103,13 +81,10 @@ class Listener:
         self._tape.extend(heard)
 
     def _relate(self, session: Session, position: Position, marker: Marker) -> None:
-        if marker.term == session.term:
-            self._timeline.pinned.add(session.term)
-            self._timeline.add(session.term)
-        elif marker.digest == session.marker.digest:
-            relation = self._timeline.relate(Position(marker.term, 0), position)
-            if relation is Relation.CONTRADICTION:
-                telemetry.log.warning("Ignored a session marker that contradicts an earlier one: term %d", marker.term)
+        if marker.digest != session.marker.digest:
+            return
+        if self._timeline.relate(Position(marker.term, 0), position) is Relation.CONTRADICTION:
+            telemetry.log.warning("Ignored a session marker that contradicts an earlier one: term %d", marker.term)
 
     async def _make_room(self) -> None:
         """With Redis there, a full backlog is PostgreSQL's queue that waits; with Redis away it must not."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import anyio
 
 from bridge.core.events import Heard, Notification
-from bridge.core.position import Position
+from bridge.core.position import Position, Timeline
 
 ENTRY_OVERHEAD_BYTES = 250
 """Memory of an entry beside its payload: two structs, a position, two integers, and its place in the list."""
@@ -130,6 +130,14 @@ class Tape:
         if self.segments:
             self.segments[-1].end = at
         return dropped
+
+    def after(self, position: Position, timeline: Timeline) -> int | None:
+        """The index of the first entry here that is newer than this position; None where no segment is related."""
+        for segment in reversed(self.segments):
+            own = timeline.convert(position, segment.term)
+            if own is not None:
+                return segment.start + min(max(0, own.seq + 1 - segment.first_seq), segment.end - segment.start)
+        return None
 
     async def grown(self, index: int) -> None:
         """Wait until there is an entry at this index. Cancelling is harmless."""

@@ -4,19 +4,16 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pytest
 import trio
 
-from bridge.core.events import Event, Gap
+from bridge.core.events import Event, Filled, Gap
+from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery, Item
-from bridge.feed.direct_source import DirectSource
 from bridge.feed.feed import Feed
-from bridge.feed.local_source import LocalSource
-from bridge.feed.log_source import LogSource
-from bridge.feed.source import FeedState, Source
+from bridge.feed.source import FeedState, Mode
 from bridge.links.openers import RealLinks
 from bridge.relay.relay import Relay
 from bridge.settings import Settings
@@ -79,7 +76,21 @@ class Reader:
 
     @property
     def gaps(self) -> list[Gap]:
-        return [item for item in self.items if isinstance(item, Gap)]
+        """The final ones."""
+        return [item for item in self.items if isinstance(item, Gap) and not item.pending]
+
+    @property
+    def pending(self) -> list[Gap]:
+        return [item for item in self.items if isinstance(item, Gap) and item.pending]
+
+    @property
+    def filled(self) -> list[Filled]:
+        return [item for item in self.items if isinstance(item, Filled)]
+
+    async def mode(self, mode: Mode) -> None:
+        assert self.feed is not None
+        with trio.fail_after(WAIT_SECONDS):
+            await self.feed.state.wait_for(lambda state: state.mode == mode)
 
     async def until(self, predicate: Callable[[], object]) -> None:
         """Wait until the predicate holds, looking again whenever something arrives."""
@@ -124,19 +135,12 @@ async def running_relay(settings: Settings) -> AsyncIterator[Relay]:
 async def running_reader(settings: Settings, relay: Relay | None = None) -> AsyncIterator[Reader]:
     """A feed from the log; without Redis from this relay's tape, or from a session of its own. Live when it starts."""
     reader = Reader()
-    delivery = Delivery(reader.sink, Metrics())
-    links = RealLinks(settings)
-    source: Source
-    if settings.use_redis_notifier:
-        source = LogSource(links, delivery, settings.heartbeat_timeout_seconds)
-    elif relay is not None:
-        source = LocalSource(relay.listener, relay.tape, settings.digest, delivery)
-    else:
-        source = DirectSource(partial(links.session, "fallback"), delivery)
+    delivery = Delivery(reader.sink, Metrics(), relay.timeline if relay else None)
 
     def ignore(state: FeedState) -> None: ...
 
-    reader.feed = Feed(source, settings.retry_seconds, ignore)
+    local = (relay.listener, relay.tape) if relay else None
+    reader.feed = build_feed(settings, RealLinks(settings), local, delivery, ignore, Metrics())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.feed.run)
         await reader.live()

@@ -1,0 +1,37 @@
+"""Which sources the feed of a process has."""
+
+from collections.abc import Callable
+from functools import partial
+
+from bridge.feed.delivery import Delivery
+from bridge.feed.direct_source import DirectSource
+from bridge.feed.feed import Feed
+from bridge.feed.local_source import Listener, LocalSource, Tape
+from bridge.feed.log_source import LogSource
+from bridge.feed.source import FeedState, Source
+from bridge.links.openers import Links
+from bridge.settings import Settings
+from bridge.telemetry import Metrics
+
+
+def build_feed(
+    settings: Settings,
+    links: Links,
+    local: tuple[Listener, Tape] | None,
+    delivery: Delivery,
+    on_change: Callable[[FeedState], None],
+    metrics: Metrics,
+) -> Feed:
+    """The log where Redis is used, and beside it the `local` listener, or else sessions of this process alone.
+
+    With a local listener, `delivery` has to share its timeline.
+    """
+    with_redis = settings.use_redis_notifier
+    log = LogSource(links, delivery, settings.heartbeat_timeout_seconds) if with_redis else None
+    direct: Source
+    if local is not None:
+        direct = LocalSource(*local, settings.digest, delivery, beside_log=with_redis)
+    else:
+        open_session = partial(links.session, "fallback")
+        direct = DirectSource(open_session, delivery, settings.retry_seconds, beside_log=with_redis)
+    return Feed(log, direct, settings.retry_seconds, settings.heartbeat_timeout_seconds, on_change, metrics)
