@@ -65,6 +65,8 @@ class LocalSource:
             await tape.grown(index)
             index = max(index, tape.start)
             heard = tape.run(index, BATCH_ENTRIES)
+            if not heard:
+                continue
             index += len(heard)
             self._continue_with(heard[0].position)
             deliver_heard(delivery, heard, self._digest)

@@ -70,8 +70,9 @@ class Listener:
         self._timeline.add(session.term)
         self._tape.extend([Heard(Position(session.term, 0), session.marker)])
 
-    def _lost(self, reason: str) -> None:
-        """Nothing to do: the next session's marker shows on the tape that something may be missing."""
+    def _lost(self, _reason: str) -> None:
+        """The next session's marker shows on the tape that something may be missing; until then, nothing is proven."""
+        self._tape.wake()
 
     def _take(self, session: Session, heard: Sequence[Heard]) -> None:
         for one in heard:

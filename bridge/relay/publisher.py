@@ -28,6 +28,8 @@ PATIENCE_SECONDS = 0.2
 """A tail that stands still for so long, while entries wait, has lost its appender; jittered up to twice of it."""
 POLL_SECONDS = 0.05
 FAREWELL_SECONDS = 0.2
+GONE_SECONDS = 0.6
+"""The same where no other listener beats: one that could continue exactly would have stepped in by now."""
 TAKEOVER_SECONDS = 2.0
 """How long a relay that can only leave a gap waits for one that continues the log exactly."""
 
@@ -77,6 +79,7 @@ class Publisher:
         self._state = LogState(None, None)
         self._watch: Watch | None = None
         self._next_beat = 0.0
+        self._beating = False
         self._incarnation: str | None = None
 
     async def run(self) -> None:
@@ -123,6 +126,7 @@ class Publisher:
 
     async def _step(self, log: Log) -> None:
         """One look at the tape and the tail, and what follows from it."""
+        await self._withdraw_if_deaf(log)
         await self._learn(log)
         placement = place(self._tape, self._timeline, self._state.tail, self.tail)
         self.holding_back = isinstance(placement, Break | Remark)
@@ -146,7 +150,8 @@ class Publisher:
                 else:
                     await self._look_again(log)
             case Break(index, at):
-                if self._stood_still(TAKEOVER_SECONDS) or await log.listeners_beating() is None:
+                alone = await log.listeners_beating() is None
+                if self._stood_still(GONE_SECONDS if alone else TAKEOVER_SECONDS):
                     telemetry.log.warning("The log cannot be continued exactly: it goes on at %s after a gap", at)
                     await self._append(log, index, at)
                 else:
@@ -226,4 +231,11 @@ class Publisher:
         """Say that this listener hears and appends. Only to be called when the log was just seen to work."""
         self._next_beat = anyio.current_time() + BEAT_SECONDS
         if self._listener.proven:
+            self._beating = True
             await log.beat(self._state.tail, self._nonce, self._heartbeat_timeout_seconds)
+
+    async def _withdraw_if_deaf(self, log: Log) -> None:
+        """Without a proven session this listener can continue nothing: the others need not wait for it."""
+        if self._beating and not self._listener.proven:
+            self._beating = False
+            await log.stop_beating(self._nonce)

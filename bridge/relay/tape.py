@@ -140,10 +140,15 @@ class Tape:
         return None
 
     async def grown(self, index: int) -> None:
-        """Wait until there is an entry at this index. Cancelling is harmless."""
-        while self.end <= index:
-            self._grown = anyio.Event()
+        """Wait until there is an entry at this index, or until `wake`. Cancelling is harmless."""
+        if self.end <= index:
+            if self._grown.is_set():
+                self._grown = anyio.Event()
             await self._grown.wait()
+
+    def wake(self) -> None:
+        """Have those who wait for growth look again: something else has changed."""
+        self._grown.set()
 
     async def room(self) -> None:
         """Wait until the backlog is below its bound. Cancelling is harmless."""
