@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import postgres as pg
-from tests.support.bridge_log import LOST, tail
+from tests.support.bridge_log import IN_DIRECT, LOST, SWITCH, expect_in_order, tail, time_of
 from tests.support.fleet import (
     HEARTBEAT_TIMEOUT_SECONDS,
     LISTENER,
@@ -119,3 +119,20 @@ def test_a_worker_stopped_and_woken(standbys: Fleet) -> None:
         traffic.flow()
         traffic.settle(gaps=0)
         assert LOST not in tail(standbys.processes["worker"], woken), "a paused process took Redis for dead"
+
+
+def test_no_listener_is_left(standbys: Fleet) -> None:
+    """The worker hears for itself; what nobody heard is one gap. Back in Redis mode with the first listener."""
+    worker = standbys.processes["worker"]
+    with standbys.traffic("worker") as traffic:
+        killed = time.time()
+        for name, process in standbys.processes.items():
+            if name != "worker":
+                process.process.kill()
+        switched = time_of(worker, IN_DIRECT, killed) - killed
+        assert switched <= HEARTBEAT_TIMEOUT_SECONDS + 0.5, tail(worker, killed)
+        traffic.flow()
+        standbys.whole_again()
+        standbys.wait_for_sessions(*["bridge listener"] * 3)
+        traffic.settle(gaps=1)
+        expect_in_order(worker, killed, *SWITCH)

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import postgres as pg
 from tests.support import redis as rd
-from tests.support.bridge_log import IN_REDIS, time_of
+from tests.support.bridge_log import IN_REDIS, tail, time_of
 from tests.support.oracle import violations
 from tests.support.process import BridgeProcess, wait_until
 from tests.support.traffic import Client, Writer, all_committed, clients, longest_stall, view_of
@@ -109,12 +109,17 @@ class Fleet:
     def traffic(self, *names: str, per_second: float = 300.0) -> Iterator["Traffic"]:
         """A writer, and one client at each of these processes. Begins when everything flows."""
         self._numbers += 1_000_000
+        began = time.time()
         writer = Writer(self.postgres.url(), per_second, after=self._numbers)
         with clients(*(self.processes[name].url for name in names)) as made:
             traffic = Traffic(writer.start(), dict(zip(names, made, strict=True)))
             try:
                 traffic.flow()
                 yield traffic
+            except Exception as error:
+                for name, process in self.processes.items():
+                    error.add_note(f"{name}, seconds since {began:.3f}:\n{tail(process, began)}")
+                raise
             finally:
                 writer.stop()
 
