@@ -14,7 +14,7 @@ _SETTINGS = ("BRIDGE_", "DB_", "PG", "DATABASE_URL", "REDIS_URL", "USE_REDIS_NOT
 def environment(home: Path, **more: str) -> dict[str, str]:
     """The environment without anything that the bridge reads; what it leaves for others goes below `home`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
-    return {**kept, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(home), **more}
+    return {**kept, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(home), "TMPDIR": str(home), **more}
 
 
 def command(*arguments: str) -> list[str]:
