@@ -210,13 +210,15 @@ class _Judge:
             return
         self._pass_over(index)
         self._newest = index
+        self._owed = min(self._owed, index)  # one that was on its way: what follows it is owed, too
 
     def _pass_over(self, index: int) -> None:
         """The next event in order is this one: what lies between, and has not come, needs a gap right here."""
         first = self._newest + 1 if self._newest >= (self._owed or 0) else self._owed or 0
         missing = self._missing(first, index)
         if missing and not self._since_newest:
-            self._say(f"{_numbers(missing)} missing before #{index}, and no gap was announced there")
+            place = f"before #{index}" if index < len(self._committed) else "at the end"
+            self._say(f"{_numbers(missing)} missing {place}, and no gap was announced there")
         elif missing:
             self._holes.append(_Hole(missing, self._since_newest))
         self._since_newest = []

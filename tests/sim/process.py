@@ -1,0 +1,194 @@
+"""A process of the bridge in the simulation: relay, feed and hub as the service puts them together, on links in memory."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import trio
+
+from bridge.core.topics import Subscription
+from bridge.feed.delivery import Delivery
+from bridge.feed.direct_source import DirectSource
+from bridge.feed.feed import Feed
+from bridge.feed.local_source import LocalSource
+from bridge.feed.log_source import LogSource
+from bridge.feed.source import FeedState, Source
+from bridge.hub import Client, Hub
+from bridge.links.openers import RealLinks
+from bridge.links.postgres import ListenSession, SessionOptions
+from bridge.relay.relay import Relay
+from bridge.settings import Settings
+from bridge.telemetry import Metrics
+from tests.sim.clients import ClientSocket
+from tests.sim.postgres_server import Connection as PostgresConnection
+from tests.sim.runtime import Freezer, current_process
+from tests.sim.wire import Path, Wire
+from tests.support.oracle import View
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+CHANNELS = (("a", "b"), ("a", "c"))
+"""The two sets of channels that processes may have."""
+
+METRICS = Metrics()  # nobody reads them here, and making them is slow
+
+
+@lru_cache
+def settings_of(name: str, channel_set: int, with_redis: bool, history_entries: int) -> Settings:
+    return Settings(
+        database_url="postgresql://in-memory",
+        use_redis_notifier=with_redis,
+        redis_url=f"redis://{name}",
+        channels=CHANNELS[channel_set],
+        redis_prefix="sim",
+        retry_seconds=2.0,
+        redis_timeout_seconds=1.0,
+        heartbeat_timeout_seconds=3.0,
+        probe_seconds=2.0,
+        history_entries=history_entries,
+        backlog_bytes=65_536,
+    )
+
+
+class MemoryLinks(RealLinks):
+    """The real links but for the sockets: Redis is found by the process's name in its URL, PostgreSQL through here."""
+
+    def __init__(self, settings: Settings, process: "Process") -> None:
+        super().__init__(settings)
+        self._options = SessionOptions(
+            "", settings.channels, settings.digest, "listener", settings.redis_prefix, settings.probe_seconds
+        )
+        self._process = process
+
+    @asynccontextmanager
+    async def session(  # type: ignore[override]
+        self, role: Literal["listener", "fallback"], *, floor: int
+    ) -> AsyncIterator[ListenSession]:
+        process = self._process
+        options = SessionOptions(**{**vars(self._options), "role": role})
+        nonce = process.world.choices.randbytes(8).hex()
+        session = await process.world.postgres.open(options, process.to_postgres, floor, nonce)
+        connection = cast(PostgresConnection, session._pgconn)
+        process.sessions.append(connection)
+        try:
+            yield session
+        finally:
+            process.sessions.remove(connection)
+            connection.finish()
+
+
+class Process:
+    """One process, started, killed and started again. `listens` and `serves` say what is in it."""
+
+    def __init__(
+        self, world: "World", name: str, channel_set: int, *, listens: bool, serves: bool, history_entries: int
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.listens = listens
+        self.serves = serves
+        self.to_postgres = Path(world.agenda)
+        self.to_redis = Path(world.agenda)
+        self.sessions: list[PostgresConnection] = []
+        self.wires: list[Wire] = []
+        self.freezer = Freezer(name)
+        self.running = False
+        self.feed: Feed | None = None
+        self.relay: Relay | None = None
+        self.settings = settings_of(name, channel_set, world.with_redis, history_entries)
+        self._hub: Hub | None = None
+        self._clients: dict[Client, View] = {}
+        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._lives = 0
+
+    @property
+    def views(self) -> list[View]:
+        """Of the clients that are connected now."""
+        return list(self._clients.values())
+
+    @property
+    def well(self) -> bool:
+        """Whether it does all that it is there for, in the mode that it was told."""
+        relay, feed = self.relay, self.feed
+        if relay is not None and not (
+            relay.listener.proven and (relay.publisher is None or relay.publisher.caught_up.value)
+        ):
+            return False
+        return feed is None or feed.state.value.mode == ("redis" if self.world.with_redis else "direct")
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Run, in a task of this nursery, until `kill` or `end`."""
+        self.running = True
+        nursery.start_soon(self._live)
+
+    async def _live(self) -> None:
+        current_process.set(self.freezer)
+        self._lives += 1
+        links = MemoryLinks(self.settings, self)
+        with trio.CancelScope() as self._scope:
+            async with trio.open_nursery() as self._nursery:
+                if self.listens:
+                    self.relay = Relay(self.settings, links, METRICS, with_redis=self.world.with_redis)
+                    self._nursery.start_soon(self.relay.run)
+                if self.serves:
+                    self._hub = hub = Hub(self.settings.channels, 2**24, 2**29, METRICS)
+                    self.feed = _feed(self.settings, links, self.relay, hub)
+                    self._nursery.start_soon(self.feed.run)
+                    self.connect_client()
+        self._nursery = self.feed = self.relay = self._hub = None
+        self._clients.clear()
+        self.running = False
+
+    def end(self) -> None:
+        """SIGTERM: it ends in order."""
+        self.freezer.resume()
+        self._scope.cancel()
+
+    def kill(self) -> None:
+        """SIGKILL: what it has sent arrives, and nothing else."""
+        for wire in self.wires:
+            wire.close()
+        for connection in self.sessions:
+            connection.abandon()
+        self._clients.clear()
+        self.end()
+
+    def connect_client(self, channels: frozenset[str] = frozenset()) -> None:
+        """A client comes, for all channels or some."""
+        if self._hub is None or self._nursery is None or self.freezer.paused:
+            return
+        wanted = frozenset(self.settings.channels) & channels or frozenset(self.settings.channels)
+        view = self.world.new_view(f"{self.name}.{self._lives}", wanted)
+        socket: Any = ClientSocket(view, lambda: len(self.world.committed))
+        client = Client(socket, self._nursery.start_soon, self._hub.buffers)
+        self._clients[client] = view
+        self._hub.add(client, Subscription(wanted))
+
+    def disconnect_client(self, number: int) -> None:
+        """One of the clients goes."""
+        if self._clients and self._hub is not None and not self.freezer.paused:
+            client = list(self._clients)[number % len(self._clients)]
+            del self._clients[client]
+            self._hub.remove(client)
+
+
+def _feed(settings: Settings, links: RealLinks, relay: Relay | None, hub: Hub) -> Feed:
+    delivery = Delivery(hub.deliver, METRICS)
+
+    def tell_hub(state: FeedState) -> None:
+        if state.mode == "none":
+            hub.set_waiting()
+        else:
+            hub.set_live(delivery.position)
+
+    source: Source
+    if settings.use_redis_notifier:
+        source = LogSource(links, delivery, settings.heartbeat_timeout_seconds)
+    elif relay is not None:
+        source = LocalSource(relay.listener, relay.tape, settings.digest, delivery)
+    else:
+        source = DirectSource(lambda floor: links.session("fallback", floor=floor), delivery)
+    return Feed(source, settings.retry_seconds, tell_hub)

@@ -1,0 +1,157 @@
+"""One run of a plan, and what was wrong with it."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from unittest import mock
+
+import trio
+
+from tests.sim.faults import Faults
+from tests.sim.plan import Plan
+from tests.sim.runtime import current_process, run
+from tests.sim.world import World
+from tests.support.oracle import gaps, violations
+
+START_SECONDS = 10.0
+"""From the start of everything to the first event, at most."""
+HEAL_SECONDS = 30.0
+"""From the end of all faults to the usual mode with nothing missing, at most."""
+LOOK_SECONDS = 0.1
+PAUSE_SECONDS = 0.2
+"""Between transactions, on average."""
+
+
+class Result:
+    """What came out: the broken promises, and the world for further questions."""
+
+    def __init__(self) -> None:
+        self.violations: list[str] = []
+        self.world: World | None = None
+
+    @property
+    def gaps(self) -> list[str]:
+        """All gaps that clients were told of, pending ones too."""
+        assert self.world is not None
+        return [f"{view.name}: {gap}" for view in self.world.views for gap in gaps(view)]
+
+    @property
+    def final_gaps(self) -> list[str]:
+        assert self.world is not None
+        return [f"{v.name}: {gap}" for v in self.world.views for gap in gaps(v) if not gap.get("pending", False)]
+
+
+def simulate(plan: Plan, *, verbose: bool = False) -> Result:
+    """Run it. With `verbose` the bridge's log goes to standard error, with virtual times."""
+    result = Result()
+
+    async def main(choices: Random) -> None:
+        await _live_through(plan, World(plan, choices), result, verbose)
+
+    with _logging(verbose):
+        run(plan.seed, main)
+    return result
+
+
+async def _live_through(plan: Plan, world: World, result: Result, verbose: bool) -> None:
+    result.world = world
+    faults = Faults(world)
+    with mock.patch("bridge.links.redis._connect", world.connect):
+        async with trio.open_nursery() as nursery:
+            world.start(nursery)
+            if not await _well(world, START_SECONDS):
+                result.violations.append(f"not live {START_SECONDS:g} s after the start: {_unwell(world)}")
+            traffic = trio.CancelScope()
+            nursery.start_soon(_notify, world, traffic)
+            for step in plan.steps:
+                await trio.sleep(step.after)
+                if verbose:
+                    print(f"{trio.current_time():9.4f} {step}", file=sys.stderr)
+                faults.do(step)
+            while trio.current_time() < faults.healed_at:  # noqa: ASYNC110 - it moves while we wait
+                await trio.sleep_until(faults.healed_at)
+            if verbose:
+                print(f"{trio.current_time():9.4f} all faults have ended", file=sys.stderr)
+            if not await _well(world, HEAL_SECONDS):
+                result.violations.append(f"not well {HEAL_SECONDS:g} s after the last fault: {_unwell(world)}")
+            traffic.cancel()
+            await _everything_arrived(world)
+            for process in world.processes:
+                for view in process.views:
+                    view.complete = True
+            result.violations += violations(world.committed, world.views)
+            nursery.cancel_scope.cancel()
+
+
+async def _notify(world: World, scope: trio.CancelScope) -> None:
+    with scope:
+        while True:
+            await trio.sleep(world.choices.random() * 2 * PAUSE_SECONDS)
+            world.commit(world.choices.choice((1, 1, 1, 2, 5)))
+
+
+async def _well(world: World, seconds: float) -> bool:
+    """Wait until all processes are well; False where they are not in time."""
+    with trio.move_on_after(seconds):
+        while _unwell(world):  # noqa: ASYNC110 - many small states, and looking costs no real time
+            await trio.sleep(LOOK_SECONDS)
+        return True
+    return False
+
+
+def _unwell(world: World) -> list[str]:
+    return [
+        f"{process.name} {process.feed.state.value if process.feed else ''}"
+        for process in world.processes
+        if not (process.running and process.well)
+    ]
+
+
+async def _everything_arrived(world: World) -> None:
+    """Notify a last time on each channel, and wait until all clients have it and know how their gaps ended."""
+    last = dict(world.commit_last())
+    with trio.move_on_after(HEAL_SECONDS):
+        for view in [view for process in world.processes for view in process.views]:
+            wanted = {last[channel] for channel in view.channels}
+            read = 0
+            pending: set[tuple[str, str]] = set()
+            while True:
+                for message in view.messages[read:]:
+                    if message["type"] == "notification":
+                        wanted.discard(message["payload"]["n"])
+                    elif message["type"] in ("gap", "filled"):
+                        bounds = (message["after"], message["before"])
+                        (pending.add if message.get("pending") else pending.discard)(bounds)
+                read = len(view.messages)
+                if not wanted and not pending:
+                    break
+                await trio.sleep(LOOK_SECONDS)
+    await trio.sleep(LOOK_SECONDS)
+
+
+@contextmanager
+def _logging(verbose: bool) -> Iterator[None]:
+    log = logging.getLogger("bridge")
+    before, handlers = log.level, log.handlers
+    if verbose:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_VirtualTime("%(message)s"))
+        log.handlers = [handler]
+        log.setLevel(logging.INFO)
+    else:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        log.handlers = handlers
+
+
+class _VirtualTime(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        process = current_process.get()
+        record.exc_info = record.exc_text = None
+        name = process.name if process else ""
+        return f"{trio.current_time():9.4f} {name:10} {record.levelname:8} {super().format(record)}"

@@ -1,0 +1,84 @@
+"""The world of one run: the servers, the processes, and the applications that notify."""
+
+from random import Random
+
+import msgspec
+import trio
+
+from bridge.links.redis_url import RedisTarget
+from tests.sim.plan import Plan
+from tests.sim.postgres_server import PostgresServer
+from tests.sim.process import CHANNELS, Process
+from tests.sim.redis_server import RedisServer
+from tests.sim.runtime import Agenda
+from tests.sim.wire import Wire
+from tests.support.oracle import Committed, View
+
+ALL_CHANNELS = sorted({channel for channels in CHANNELS for channel in channels})
+
+
+class World:
+    """Everything that there is in one run."""
+
+    def __init__(self, plan: Plan, choices: Random) -> None:
+        self.agenda = Agenda()
+        self.choices = choices
+        self.with_redis = plan.with_redis
+        self.committed: list[Committed] = []
+        self.views: list[View] = []
+        self.redis = RedisServer()
+        self.postgres = PostgresServer(choices)
+        self.processes = [
+            Process(
+                self,
+                f"{one.kind}{number}",
+                one.channel_set,
+                listens=one.kind != "worker",
+                serves=one.kind != "listener",
+                history_entries=plan.history_entries,
+            )
+            for number, one in enumerate(plan.processes)
+        ]
+        self._by_name = {process.name: process for process in self.processes}
+        self._number = 0
+        self.nursery: trio.Nursery | None = None
+
+    async def connect(self, target: RedisTarget) -> Wire:
+        """A connection of the process whose name is the host in its Redis URL."""
+        process = self._by_name[target.host]
+        wire = await self.redis.connect(process.to_redis)
+        process.wires = [one for one in process.wires if not one.closed]
+        process.wires.append(wire)
+        return wire
+
+    def start(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        nursery.start_soon(self.agenda.run)
+        for process in self.processes:
+            process.start(nursery)
+
+    def new_view(self, name: str, channels: frozenset[str]) -> View:
+        view = View(f"{name}#{len(self.views)}", channels, len(self.committed))
+        self.views.append(view)
+        return view
+
+    def commit(self, count: int, size_bytes: int = 0) -> None:
+        """One transaction with so many notifications, on any channels."""
+        new: list[Committed] = []
+        for _ in range(count):
+            self._number += 1
+            new.append((self.choices.choice(ALL_CHANNELS), self._number))
+        self.commit_all(new, size_bytes)
+
+    def commit_all(self, new: list[Committed], size_bytes: int = 0) -> None:
+        self.postgres.commit(
+            [(channel, msgspec.json.encode({"n": n, "x": "x" * size_bytes})) for channel, n in new],
+            lambda: self.committed.extend(new),
+        )
+
+    def commit_last(self) -> list[Committed]:
+        """One notification on each channel."""
+        last = [(channel, self._number + 1 + i) for i, channel in enumerate(ALL_CHANNELS)]
+        self._number += len(last)
+        self.commit_all(last)
+        return last
