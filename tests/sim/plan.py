@@ -34,6 +34,8 @@ class Plan(msgspec.Struct, frozen=True, array_like=True):
     steps: tuple[Step, ...]
     with_redis: bool = True
     history_entries: int = 100
+    waits: bool = True
+    """Whether the steps begin only when everything works."""
 
     def text(self) -> str:
         """One line that `read` understands."""
@@ -90,13 +92,15 @@ def processes(draw: st.DrawFn, *, least_listeners: int = 1, two_sets: bool = Tru
 @st.composite
 def plans(
     draw: st.DrawFn, step: st.SearchStrategy[Step], *, most_steps: int, least_listeners: int = 1, two_sets: bool = True,
-    with_redis: st.SearchStrategy[bool] | None = None,
+    with_redis: bool = True,
+    waits: bool = False,
 ) -> Plan:  # fmt: skip
     """Any plan with at most so many steps."""
     return Plan(
         draw(st.integers(0, 2**32 - 1)),
         draw(processes(least_listeners=least_listeners, two_sets=two_sets)),
         tuple(draw(st.lists(step, min_size=1, max_size=most_steps))),
-        draw(with_redis) if with_redis is not None else True,
+        with_redis,
         draw(st.sampled_from([1000, 60, 20])),
+        waits or draw(st.booleans()),
     )

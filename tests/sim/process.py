@@ -1,4 +1,4 @@
-"""A process of the bridge in the simulation: relay, feed and hub as the service puts them together, on links in memory."""
+"""A process of the bridge in the simulation: relay, feed and hub as the service has them, on links in memory."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import trio
 
 from bridge.core.topics import Subscription
+from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery
-from bridge.feed.direct_source import DirectSource
 from bridge.feed.feed import Feed
-from bridge.feed.local_source import LocalSource
-from bridge.feed.log_source import LogSource
-from bridge.feed.source import FeedState, Source
+from bridge.feed.source import FeedState
 from bridge.hub import Client, Hub
 from bridge.links.openers import RealLinks
 from bridge.links.postgres import ListenSession, SessionOptions
@@ -63,9 +61,7 @@ class MemoryLinks(RealLinks):
         self._process = process
 
     @asynccontextmanager
-    async def session(  # type: ignore[override]
-        self, role: Literal["listener", "fallback"], *, floor: int
-    ) -> AsyncIterator[ListenSession]:
+    async def session(self, role: Literal["listener", "fallback"], *, floor: int) -> AsyncIterator[ListenSession]:
         process = self._process
         options = SessionOptions(**{**vars(self._options), "role": role})
         nonce = process.world.choices.randbytes(8).hex()
@@ -113,9 +109,11 @@ class Process:
     def well(self) -> bool:
         """Whether it does all that it is there for, in the mode that it was told."""
         relay, feed = self.relay, self.feed
-        if relay is not None and not (
-            relay.listener.proven and (relay.publisher is None or relay.publisher.caught_up.value)
-        ):
+        if (self.listens and relay is None) or (self.serves and feed is None):
+            return False
+        if relay is not None and not relay.listener.proven:
+            return False
+        if relay is not None and relay.publisher is not None and not relay.publisher.caught_up.value:
             return False
         return feed is None or feed.state.value.mode == ("redis" if self.world.with_redis else "direct")
 
@@ -134,8 +132,7 @@ class Process:
                     self.relay = Relay(self.settings, links, METRICS, with_redis=self.world.with_redis)
                     self._nursery.start_soon(self.relay.run)
                 if self.serves:
-                    self._hub = hub = Hub(self.settings.channels, 2**24, 2**29, METRICS)
-                    self.feed = _feed(self.settings, links, self.relay, hub)
+                    self.feed, self._hub = _feed_and_hub(self.settings, links, self.relay)
                     self._nursery.start_soon(self.feed.run)
                     self.connect_client()
         self._nursery = self.feed = self.relay = self._hub = None
@@ -175,8 +172,10 @@ class Process:
             self._hub.remove(client)
 
 
-def _feed(settings: Settings, links: RealLinks, relay: Relay | None, hub: Hub) -> Feed:
-    delivery = Delivery(hub.deliver, METRICS)
+def _feed_and_hub(settings: Settings, links: RealLinks, relay: Relay | None) -> tuple[Feed, Hub]:
+    local = (relay.listener, relay.tape) if relay else None
+    delivery = Delivery(lambda items: hub.deliver(items), METRICS, relay.timeline if relay else None)
+    hub = Hub(settings.channels, settings.client_buffer_bytes, settings.buffers_total_bytes, METRICS, delivery.follows)
 
     def tell_hub(state: FeedState) -> None:
         if state.mode == "none":
@@ -184,11 +183,4 @@ def _feed(settings: Settings, links: RealLinks, relay: Relay | None, hub: Hub) -
         else:
             hub.set_live(delivery.position)
 
-    source: Source
-    if settings.use_redis_notifier:
-        source = LogSource(links, delivery, settings.heartbeat_timeout_seconds)
-    elif relay is not None:
-        source = LocalSource(relay.listener, relay.tape, settings.digest, delivery)
-    else:
-        source = DirectSource(lambda floor: links.session("fallback", floor=floor), delivery)
-    return Feed(source, settings.retry_seconds, tell_hub)
+    return build_feed(settings, links, local, delivery, tell_hub, METRICS), hub

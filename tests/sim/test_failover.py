@@ -7,7 +7,6 @@ log. ``SIM_PROFILE=deep`` runs twenty times as many.
 import os
 
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from tests.sim.plan import LASTING, SUDDEN, Plan, plans, steps
 from tests.sim.simulate import Result, simulate
@@ -40,7 +39,7 @@ def test_many_failures_lose_nothing_silently(plan: Plan) -> None:
     plans(
         steps([n for n in SUDDEN + LASTING if "redis" not in n and "wire" not in n and n not in NOT_YET]),
         most_steps=6,
-        with_redis=st.just(False),
+        with_redis=False,
     )
 )
 def test_without_redis_nothing_is_lost_silently(plan: Plan) -> None:
