@@ -88,7 +88,8 @@ async def _follow(url: str, show: Print, backoff: Backoff) -> None:
         except ConnectionRejected as error:
             said = f"HTTP {error.status_code}: {message_of(error.body)}"
             if 400 <= error.status_code < 500:
-                raise BridgeError(f"The bridge refused with {said}") from None
+                refusal = SettingsError if error.status_code in (400, 404) else BridgeError
+                raise refusal(f"The bridge refused with {said}") from None
             problem = said
         except ConnectionClosed as error:
             reason = error.reason

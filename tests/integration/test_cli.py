@@ -138,10 +138,11 @@ def test_notify_ends_while_it_waits_for_a_line(
 
 
 def test_what_postgresql_refuses_is_one_line_and_code_1(tmp_path: Path, postgres: PostgresServer) -> None:
-    done = run(tmp_path, ["notify", "match_change", "x" * 8000], DATABASE_URL=postgres.url())
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert "7,999" in line
+    for arguments, given, code in ((["x" * 8000], None, 2), (["-"], "x" * 8000, 1)):
+        done = run(tmp_path, ["notify", "match_change", *arguments], given, DATABASE_URL=postgres.url())
+        assert done.returncode == code
+        (line,) = done.stderr.splitlines()
+        assert "7,999" in line
     done = run(tmp_path, ["notify", "match_change", "x"], DATABASE_URL="postgresql://u:hunter2@127.0.0.1:1/x")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -283,7 +284,7 @@ async def test_tail_ends_where_the_bridge_refuses_it(tmp_path: Path) -> None:
         async with tailing(tmp_path, "nonsense", "--url", f"http://127.0.0.1:{bridge.port}") as tail:
             refusal = await tail.stderr.next()
             assert refusal == "Error: The bridge refused with HTTP 400: No channel nonsense here"
-            assert await tail.process.wait() == 1
+            assert await tail.process.wait() == 2
 
 
 async def test_tail_tries_again_where_the_bridge_is_busy(tmp_path: Path) -> None:
