@@ -69,6 +69,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     late: bool = False
     """Whether it comes after newer ones."""
+    hole: tuple[Position, Position] | None = None
+    """The bounds of the pending gap that a late event lies in."""
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
@@ -189,9 +191,9 @@ def read_marker(payload: bytes) -> Marker | Unreadable:
     return marker if 0 < marker.term < 2**63 else Unreadable()
 
 
-def late(event: Event) -> Event:
-    """The same event, marked as one that comes after newer ones."""
-    return Event(event.position, event.channel, event.data[:-1] + b',"late":true}', late=True)
+def late(event: Event, hole: tuple[Position, Position] | None) -> Event:
+    """The same event, marked as one that comes after newer ones and lies in this pending gap."""
+    return Event(event.position, event.channel, event.data[:-1] + b',"late":true}', late=True, hole=hole)
 
 
 def gap_json(gap: Gap) -> bytes:

@@ -59,10 +59,10 @@ class Delivery:
         self._sink = sink
         self._metrics = metrics
 
-    def follows(self, position: Position, since: Position) -> bool:
-        """Whether `position` is known to be newer than `since`."""
+    def precedes(self, position: Position, since: Position) -> bool:
+        """Whether `position` is known to be no newer than `since`."""
         there = self.timeline.convert(since, position.term)
-        return there is not None and position > there
+        return there is not None and position <= there
 
     @property
     def holes(self) -> Sequence[Hole]:
@@ -142,12 +142,21 @@ class Delivery:
             if not self._ledger.claim(event.position):
                 continue
             if newest is not None and event.position < newest:
-                fresh.append(events.late(event))
+                fresh.append(events.late(event, self._hole_of(event.position)))
             else:
                 fresh.append(event)
                 self._move_to(event.position)
         if fresh:
             self._sink(fresh)
+
+    def _hole_of(self, position: Position) -> tuple[Position, Position] | None:
+        for hole in self._holes:
+            low = self.timeline.convert(hole.after, position.term)
+            high = self.timeline.convert(hole.before, position.term)
+            known = [bound for bound in (low, high) if bound is not None]
+            if known and (low is None or low < position) and (high is None or position < high):
+                return hole.after, hole.before
+        return None
 
     def _move_to(self, position: Position) -> None:
         """Delivery stands here now, unless it stands at something newer, or that this cannot be compared with."""

@@ -183,7 +183,7 @@ class LogSource:
     def _take(self, entries: Sequence[Entry]) -> bool:
         """Deliver the entries that follow, skip those seen before; False where one does neither, and all after it."""
         fresh: list[Event] = []
-        tail, complete = self.tail, True
+        delivery, tail, complete = self._delivery, self.tail, True
         for entry in entries:
             position = entry.position
             if tail is not None and position != (tail.term, tail.seq + 1):
@@ -194,10 +194,12 @@ class LogSource:
             tail = position
             if entry.event is not None:
                 fresh.append(entry.event)
-            elif entry.marker is not None:
-                learn(self._delivery.timeline, Position(entry.marker.term, 0), position)
+                continue
+            delivery.offer(fresh)
+            fresh = []
+            if entry.marker is not None:
+                learn(delivery.timeline, Position(entry.marker.term, 0), position)
+            delivery.passed(position)
         self.tail = tail
-        self._delivery.offer(fresh)
-        if tail is not None:
-            self._delivery.passed(tail)
+        delivery.offer(fresh)
         return complete

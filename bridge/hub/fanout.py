@@ -24,8 +24,8 @@ PING_TICKS = 5
 JOINED_BYTES = 256 * 1024
 
 Item = Event | Gap | Filled
-Follows = Callable[[Position, Position], bool]
-"""Whether the first position is known to be newer than the second one."""
+Precedes = Callable[[Position, Position], bool]
+"""Whether the first position is known to be no newer than the second one."""
 
 
 class Group:
@@ -52,7 +52,7 @@ class Hub:
         client_buffer_bytes: int,
         buffers_total_bytes: int,
         metrics: Metrics,
-        follows: Follows = lambda position, since: position > since,
+        precedes: Precedes = lambda position, since: position <= since,
     ) -> None:
         self.channels = frozenset(channels)
         self.buffers = Buffers(client_buffer_bytes)
@@ -64,7 +64,7 @@ class Hub:
         self._topics: Topics[Group] = Topics()
         self._groups: dict[Subscription, Group] = {}
         self._clients: dict[Client, Subscription] = {}
-        self._follows = follows
+        self._precedes = precedes
         self._subscribed: dict[Client, tuple[int, Position | None]] = {}
         """When each client subscribed: how many had done so before it, and the position it was told."""
         self._subscribed_count = 0
@@ -146,7 +146,7 @@ class Hub:
         if isinstance(item, Event):
             frame = text_frame(item.data)
             wanted = [client for group in self._topics.match(item) for client in group.clients]
-            concerned = [client for client in wanted if self._had_subscribed(client, item.position)]
+            concerned = [client for client in wanted if self._had_subscribed(client, item)]
         else:
             frame = text_frame(gap_json(item) if isinstance(item, Gap) else filled_json(item))
             told = self._pending.pop((item.after, item.before))
@@ -156,9 +156,11 @@ class Hub:
         self._metrics.deliveries.inc(len(concerned))
         self._metrics.bytes_sent.inc(len(frame) * len(concerned))
 
-    def _had_subscribed(self, client: Client, position: Position) -> bool:
-        since = self._subscribed[client][1]
-        return since is not None and self._follows(position, since)
+    def _had_subscribed(self, client: Client, late: Event) -> bool:
+        before, since = self._subscribed[client]
+        if late.hole is not None and late.hole in self._pending:
+            return before < self._pending[late.hole]
+        return since is None or not self._precedes(late.position, since)
 
     def _fan_out(self, items: Sequence[Item]) -> None:
         if not items:

@@ -62,9 +62,12 @@ class Sessions:
         self._opening_scope: anyio.CancelScope | None = None
         self._changed = anyio.Event()
 
-    def begin_again(self, above_term: int) -> None:
-        """End the current session, and open one whose term lies above this one."""
-        self._floor = max(self._floor, (above_term >> TERM_SHIFT) + 1)
+    def keep_above(self, term: int) -> None:
+        """Sessions that open from now on have terms above this one, whatever PostgreSQL's clock says."""
+        self._floor = max(self._floor, (term >> TERM_SHIFT) + 1)
+
+    def begin_again(self) -> None:
+        """End the current session, and open another one."""
         if self._current_scope is not None:
             self._current_scope.cancel()
 

@@ -53,9 +53,13 @@ class Listener:
             if session is not None:
                 return session
 
-    def mark_again(self, above_term: int) -> None:
-        """End the session and open one whose term lies above this one."""
-        self._sessions.begin_again(above_term)
+    def keep_above(self, term: int) -> None:
+        """Sessions that open from now on have terms above this one: they can begin a new term of the log."""
+        self._sessions.keep_above(term)
+
+    def mark_again(self) -> None:
+        """End the session and open another one, whose term lies above all that it was to keep above."""
+        self._sessions.begin_again()
 
     async def run(self) -> None:
         """Never returns. Cancelling closes the session."""

@@ -83,9 +83,10 @@ def _new_term(tape: Tape, timeline: Timeline, tail: Position) -> Placement:
         index = max(segment.start, tape.written)
         if index >= segment.end or _inside(segment, timeline, tail):
             continue
-        if segment.term <= tail.term:
-            return Remark()
-        return Break(index, segment.first.plus(index - segment.start))
+        if segment.term > tail.term:
+            return Break(index, segment.first.plus(index - segment.start))
+        if segment is tape.segments[-1]:
+            return Remark()  # an older one of a lower term is part of the gap that the newest one leaves
     return UpToDate()
 
 

@@ -157,7 +157,7 @@ class Publisher:
                 else:
                     await self._look_again(log)
             case Remark():
-                self._listener.mark_again(self._state.tail.term if self._state.tail else 0)
+                self._listener.mark_again()
                 await self._look_again(log)
         self._metrics.backlog_entries.set(self._tape.end - self._tape.written)
         self._metrics.backlog_bytes.set(self._tape.backlog_bytes)
@@ -204,6 +204,7 @@ class Publisher:
                 self._timeline.pinned.discard(self.tail.term)
             self.tail = state.tail
             self._timeline.pinned.add(state.tail.term)
+            self._listener.keep_above(state.tail.term)
 
     def _stood_still(self, seconds: float, *, jittered: bool = False) -> bool:
         """Whether the tail has been the same for so long (jittered: up to twice as long) while entries waited."""

@@ -87,7 +87,7 @@ def test_a_line_of_the_log_is_the_event_that_clients_see(channel: str, raw: byte
     event = events.event(HERE, notification)
     assert event == Event(HERE, channel, line)
     assert events.read_entry(line) == Entry(HERE, event, None)
-    assert json.loads(events.late(event).data) == seen | {"late": True}
+    assert json.loads(events.late(event, None).data) == seen | {"late": True}
 
 
 def test_markers_are_read_back() -> None:
