@@ -1,6 +1,8 @@
 """Random faults on real processes for so many seconds, with the oracle as judge.
 
-    python -m tests.chaos 60 [--seed 7] [--redis valkey] [--per-second 300]
+    python -m tests.chaos 60 [--seed 7] [--single] [--redis valkey] [--per-second 300]
+
+With --single there is one failure at a time, the next one when all is well again, and then no gap may be final.
 
 Two listeners, two workers and one process that is both, each behind proxies of its own. Prints every fault with its
 time, then what was committed and delivered, and every promise that was broken. The seed replays the faults, not what
@@ -17,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.chaos.faults import draw
+from tests.chaos.faults import draw, draw_single
 from tests.chaos.world import World, world
 from tests.support import redis as rd
 
@@ -31,6 +33,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--per-second", type=float, default=300.0)
     parser.add_argument("--redis", choices=[each.name for each in rd.BINARIES], default=rd.BINARIES[0].name)
+    parser.add_argument("--single", action="store_true")
     options = parser.parse_args()
     binary = next(each for each in rd.BINARIES if each.name == options.redis)
     directory = Path(tempfile.mkdtemp(prefix=f"chaos-{options.seed}-"))
@@ -38,9 +41,11 @@ def main() -> int:
     print(f"{options.seconds:g} seconds of faults, seed {options.seed}, {binary.name}, logs in {directory}", flush=True)
     with world(directory, chance, binary, options.per_second) as running:
         began = time.time()
-        faults = disturb(running, chance, began, options.seconds)
+        faults = disturb(running, chance, began, options.seconds, single=options.single)
         running.calm_down()
         broken = running.verdict()
+        if options.single:
+            broken += [f"one failure at a time, and yet a final gap: {gap}" for gap in final_gaps(running)]
         print(report(running, faults, broken, began), flush=True)
         if broken:
             keep(running, directory)
@@ -50,11 +55,11 @@ def main() -> int:
     return 0
 
 
-def disturb(running: World, chance: random.Random, began: float, seconds: float) -> int:
+def disturb(running: World, chance: random.Random, began: float, seconds: float, *, single: bool) -> int:
     """One round of faults after the other; how many there were."""
     count = 0
     while time.time() - began < seconds:
-        faults = draw(running, chance)
+        faults = draw_single(running, chance) if single else draw(running, chance)
         lasting = chance.uniform(0.0, min(fault.longest_seconds for fault in faults)) * chance.random()
         at = time.time() - began
         for fault in faults:
@@ -68,7 +73,18 @@ def disturb(running: World, chance: random.Random, began: float, seconds: float)
         time.sleep(chance.uniform(0.0, REST_SECONDS))
         running.check_connections()
         running.tend()
+        if single:
+            running.wait_until_well()
     return count
+
+
+def final_gaps(running: World) -> list[str]:
+    """Each with the time and the client that was told."""
+    return [
+        f"{seat.name}, {arrival.at:.3f}: {arrival.message}"
+        for seat in running.seats
+        for arrival in seat.client.final_gaps
+    ]
 
 
 def report(running: World, faults: int, broken: list[str], began: float) -> str:
@@ -76,15 +92,16 @@ def report(running: World, faults: int, broken: list[str], began: float) -> str:
     messages = [message for seat in running.seats for message in seat.client.messages]
     events = [message for message in messages if message["type"] == "notification"]
     gaps = [message for message in messages if message["type"] == "gap"]
-    final = [gap for gap in gaps if not gap.get("pending")]
+    final = len(final_gaps(running))
     counts = {
         "faults": faults,
         "committed": len(running.writer.committed),
         "clients": len(running.seats),
         "delivered": len(events),
         "late": sum(bool(event.get("late")) for event in events),
-        "pending gaps": len(gaps) - len(final),
-        "final gaps": len(final),
+        "pending gaps": len(gaps) - final,
+        "final gaps": final,
+        "announced as lost": running.announced_as_lost() if not broken else "?",
         "broken promises": len(broken),
     }
     lines = [", ".join(f"{name} {count}" for name, count in counts.items())]

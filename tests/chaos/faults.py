@@ -26,6 +26,8 @@ class Fault:
     begin: Callable[[], object]
     end: Callable[[], object] = nothing
     longest_seconds: float = 4.0
+    single: bool = True
+    """Whether it is one failure as the guarantee means it: nothing may be lost, announced or not."""
 
 
 Maker = Callable[[World, random.Random], Fault]
@@ -89,13 +91,13 @@ def of_postgres(world: World, chance: random.Random) -> Fault:
     one = " AND pid = (SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' ORDER BY random() LIMIT 1)"
     return chance.choice(
         [
-            Fault("PostgreSQL restarted", postgres.stop, start, 1.0),
-            Fault("PostgreSQL crashed", lambda: postgres.stop(immediate=True), start, 1.0),
-            Fault("PostgreSQL killed", postgres.kill, start, 1.0),
+            Fault("PostgreSQL restarted", postgres.stop, start, 1.0, single=False),
+            Fault("PostgreSQL crashed", lambda: postgres.stop(immediate=True), start, 1.0, single=False),
+            Fault("PostgreSQL killed", postgres.kill, start, 1.0, single=False),
             Fault("PostgreSQL stopped", postgres.pause, postgres.resume),
             Fault("a commit waits", lambda: synchronous("nobody"), lambda: synchronous("")),
             *[Fault("a session terminated", lambda: terminate(one))] * 4,
-            Fault("all sessions terminated", terminate),
+            Fault("all sessions terminated", terminate, single=False),
         ]
     )
 
@@ -152,3 +154,12 @@ def draw(world: World, chance: random.Random) -> list[Fault]:
     """One fault, or two of different kinds at once."""
     makers = chance.choices(MAKERS, WEIGHTS, k=2 if chance.random() < 0.25 else 1)
     return [maker(world, chance) for maker in dict.fromkeys(makers)]
+
+
+def draw_single(world: World, chance: random.Random) -> list[Fault]:
+    """One failure against which the guarantee holds."""
+    while True:
+        (maker,) = chance.choices(MAKERS, WEIGHTS)
+        fault = maker(world, chance)
+        if fault.single:
+            return [fault]

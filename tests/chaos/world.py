@@ -81,16 +81,18 @@ class World:
                 at = seat.client.ended
                 self.wrong.append(f"{seat.name} ended a connection at {at:.3f} with code {seat.client.close_code}")
 
-    def calm_down(self) -> None:
-        """Wait until all is well, everything has arrived, and nothing has come for a while."""
+    def wait_until_well(self) -> None:
+        """Wait until every process says so, and only the listeners listen."""
         deadline = time.time() + CALM_SECONDS
-        while time.time() < deadline:
-            self.tend()
-            if self._well() == {}:
-                break
-            time.sleep(0.5)
-        else:
-            self.wrong.append(f"not well {CALM_SECONDS:g} s after the last fault: {self._well()}")
+        while (unwell := self._unwell()) and time.time() < deadline:
+            time.sleep(0.2)
+        if unwell:
+            self.wrong.append(f"not well {CALM_SECONDS:g} s after a fault, at {time.time():.3f}: {unwell}")
+
+    def calm_down(self) -> None:
+        """Wait until all is well and everything has arrived."""
+        self.wait_until_well()
+        self.tend()
         time.sleep(1.0)
         self.writer.stop()
         staying = [seat for seat in self.seats if seat.complete]
@@ -110,6 +112,16 @@ class World:
     def verdict(self) -> list[str]:
         return [*self.wrong, *violations(all_committed(self.writer), self.views())]
 
+    def announced_as_lost(self) -> int:
+        """How many notifications the clients that stayed did not get; where nothing is wrong, they were told of all."""
+        missing = 0
+        for seat in self.seats:
+            if seat.complete:
+                got = {arrival.number for arrival in seat.client.arrivals}
+                owed = (n for n, sent in self.writer.committed.items() if sent > seat.client.subscribed)
+                missing += sum(number not in got for number in owed)
+        return missing
+
     def _seat(self, name: str, *, complete: bool) -> None:
         try:
             client = Client(self.fleet.processes[name].url)
@@ -117,7 +129,7 @@ class World:
             return  # stopped, or not there yet: another time
         self.seats.append(Seat(name, client, complete))
 
-    def _well(self) -> dict[str, object]:
+    def _unwell(self) -> dict[str, object]:
         answers: dict[str, object] = {}
         for name, process in self.fleet.processes.items():
             try:
