@@ -91,7 +91,10 @@ class Delivery:
 
     def offer(self, batch: Sequence[Event]) -> None:
         """Deliver those of these events that are new; what is older than something delivered goes as late."""
-        if self._holes or self.beside:
+        if not batch:
+            return
+        newest = self._ledger.newest(batch[0].position.term)
+        if self._holes or self.beside or (newest is not None and batch[0].position <= newest):
             self._offer_beside(batch)
             return
         claim = self._ledger.claim

@@ -82,7 +82,6 @@ class LocalSource:
             return index
         if tape.last is not None:
             self._continue_with(tape.last.plus(1))
-            self._delivery.passed(tape.last)
         return tape.end
 
     def _continue_with(self, first: Position) -> None:

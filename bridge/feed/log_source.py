@@ -48,30 +48,37 @@ class LogSource:
         self._joined = False
         self._joining_to: Position | None = None
         self._beat_deadline = -math.inf
+        self._beaten = False
         self._unrelated_since = math.inf
 
     async def run(self, report: Report) -> None:
         """Bring the log's events. Never returns; raises RedisLost. Live while some listener's heartbeat is heard."""
-        self._joined, self._joining_to = False, None
-        self._beat_deadline, self._unrelated_since = math.inf, math.inf
-        async with self._links.ear() as ear, self._links.log() as log:
-            await ear.subscribe(log.live_channel, log.control_channel)
-            await log.open()
-            telemetry.connected_to_redis()
-            self._beat_deadline = anyio.current_time() + self._heartbeat_timeout_seconds
-            if await log.listeners_beating() is not None:
-                await self._join(log, report)
-            while True:
-                await self._hear(ear, log, report)
+        connected = False
+        while True:
+            self._joined, self._joining_to = False, None
+            self._beaten, self._unrelated_since = False, math.inf
+            async with self._links.ear() as ear, self._links.log() as log:
+                await ear.subscribe(log.live_channel, log.control_channel)
+                await log.open()
+                await self._learn_terms(log)
+                if not connected:
+                    telemetry.connected_to_redis()
+                    connected = True
+                self._beat_deadline = anyio.current_time() + self._heartbeat_timeout_seconds
+                if await log.listeners_beating() is not None:
+                    await self._join(log, report)
+                while await self._hear(ear, log, report):
+                    pass
+            # Silent: nobody beats, or the subscription is deaf. New connections tell.
 
-    async def _hear(self, ear: Ear, log: Log, report: Report) -> None:
-        """Take what comes next, or find that no beat comes any more."""
+    async def _hear(self, ear: Ear, log: Log, report: Report) -> bool:
+        """Take what comes next; False where no beat comes any more."""
         messages = await self._messages(ear, self._next_look())
         if not messages and anyio.current_time() >= self._beat_deadline:
             messages = await self._messages(ear, anyio.current_time() + LAST_LOOK_SECONDS)
             if not messages:
-                self._silent(report)
-                return
+                report(FeedState("none", f"no listener has been heard for {self._heartbeat_timeout_seconds:g} s"))
+                return False
         beaten = False
         for channel, data in messages:
             if channel == log.live_channel.encode():
@@ -82,9 +89,11 @@ class LogSource:
                 if (self._joined or self._joining_to) and beat.tail is not None and beat.tail != self.tail:
                     await self._catch_up(log)
         if beaten:
+            self._beaten = True
             self._beat_deadline = anyio.current_time() + self._heartbeat_timeout_seconds
         if not self._joined and (beaten or self._joining_to or self._unrelated_since < math.inf):
             await self._join(log, report)
+        return True
 
     async def _messages(self, ear: Ear, deadline: float) -> list[tuple[bytes, bytes]]:
         with anyio.CancelScope(deadline=deadline):
@@ -95,11 +104,6 @@ class LogSource:
         if self._unrelated_since < math.inf:
             return anyio.current_time() + RELATE_POLL_SECONDS
         return self._beat_deadline
-
-    def _silent(self, report: Report) -> None:
-        self._joined, self._joining_to = False, None
-        self._beat_deadline = math.inf
-        report(FeedState("none", f"no listener has been heard for {self._heartbeat_timeout_seconds:g} s"))
 
     async def _join(self, log: Log, report: Report) -> None:
         """One step towards joining: be related, read what was missed, catch up with what is heard beside the log."""
@@ -123,14 +127,14 @@ class LogSource:
         """Whether the log's numbering is related to all that was heard beside it; past the limit, give that up."""
         delivery = self._delivery
         if delivery.unrelated(end.term):
-            for term, heard_at in await log.terms():
-                learn(delivery.timeline, Position(term, 0), heard_at)
+            await self._learn_terms(log)
         if not delivery.unrelated(end.term):
             self._unrelated_since = math.inf
             return True
         now = anyio.current_time()
-        self._unrelated_since = min(self._unrelated_since, now)
-        if now < self._unrelated_since + RELATE_SECONDS:
+        if self._beaten:
+            self._unrelated_since = min(self._unrelated_since, now)
+        if not self._beaten or now < self._unrelated_since + RELATE_SECONDS:
             return False
         self._unrelated_since = math.inf
         delivery.settle()
@@ -138,6 +142,11 @@ class LogSource:
         delivery.beside.clear()
         self.tail = end
         return True
+
+    async def _learn_terms(self, log: Log) -> None:
+        """The relations beside the log: its markers may have been trimmed, or lie before where this source began."""
+        for term, heard_at in await log.terms():
+            learn(self._delivery.timeline, Position(term, 0), heard_at)
 
     def _start_at(self, end: Position) -> None:
         """Where to begin to read: where this source was, or else where the other one began, or else here."""

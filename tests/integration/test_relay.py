@@ -73,6 +73,7 @@ async def test_a_backlog_that_is_full_while_redis_is_there_makes_postgresql_wait
     async with running_relay(settings) as relay, running_reader(settings) as reader:
         await notify(stack, 0, 20_000)
         await expect(reader, 20_000)
+        assert await appending(relay)
         assert relay.tape.backlog_bytes == 0
 
 
