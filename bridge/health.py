@@ -12,7 +12,9 @@ import anyio
 from bridge import __version__
 from bridge.feed.delivery import Delivery
 from bridge.feed.feed import Feed
+from bridge.feed.source import LogView
 from bridge.hub import Hub
+from bridge.links.openers import Session
 from bridge.relay.relay import Relay
 from bridge.telemetry import Metrics, error_text
 
@@ -68,15 +70,9 @@ class RelayHealth:
     def postgres(self) -> Json:
         """The LISTEN session, as its probes saw it."""
         listener = self._relay.listener
-        session = listener.session.value
-        if session is None:
+        if listener.session.value is None:
             return {"state": "lost", "error": error_text(listener.error) if listener.error else None}
-        return {
-            "state": "proven" if session.proven else "unproven",
-            "term": str(session.term),
-            "heard_seconds_ago": round(anyio.current_time() - session.last_proof, 3),
-            "round_trip_seconds": session.round_trip_seconds,
-        }
+        return _session(listener.session.value)
 
     def redis(self) -> Json:
         """The log, as the publisher's appends saw it."""
@@ -138,9 +134,12 @@ class ServerHealth:
     def status(self) -> Json:
         changes = self._feed.changes
         position = self._delivery.position
-        links: Json = {"feed": {"mode": self._feed.state.value.mode, "reason": self._feed.state.value.reason or None}}
+        session = self._feed.session
         if self._relay is not None:
-            links |= {"postgres": self._relay.postgres(), "redis": self._relay.redis()}
+            links = {"postgres": self._relay.postgres(), "redis": self._relay.redis()}
+        else:
+            links = {"postgres": _session(session) if session is not None else {"state": "closed"}, "redis": {}}
+        links["redis"] |= _log(self._feed.log_view)
         return {
             **self.health(),
             "since": _time(changes[-1].at),
@@ -161,6 +160,26 @@ class ServerHealth:
                 for announced in self._delivery.recent_gaps
             ],
         }
+
+
+def _session(session: Session) -> Json:
+    return {
+        "state": "suspect" if session.suspect else "proven" if session.proven else "unproven",
+        "term": str(session.term),
+        "heard_seconds_ago": round(anyio.current_time() - session.last_proof, 3),
+        "round_trip_seconds": session.round_trip_seconds,
+    }
+
+
+def _log(view: LogView | None) -> Json:
+    """What the feed sees of the log: `live` while it feeds this process, `away` while it does not."""
+    if view is None:
+        return {"log": "off"}
+    return {
+        "log": "live" if view.joined else "away",
+        "log_tail": str(view.tail) if view.tail else None,
+        "beat_heard_seconds_ago": None if view.beat_at is None else round(anyio.current_time() - view.beat_at, 3),
+    }
 
 
 def _version() -> Json:

@@ -25,18 +25,26 @@ class DirectSource:
         self._retry_seconds = retry_seconds
         self._beside_log = beside_log
         self._reason: GapReason = "postgres_session_lost"
+        self._sessions: Sessions | None = None
+
+    @property
+    def view(self) -> Session | None:
+        return self._sessions.current.value if self._sessions is not None else None
 
     async def run(self, report: Report) -> None:
         """Bring what sessions hear, from the first marker on. Never returns; cancelling closes the session."""
         self._reason = "failover" if self._beside_log else "postgres_session_lost"
-        sessions = Sessions(
+        self._sessions = Sessions(
             self._open_session,
             self._retry_seconds,
             partial(self._opened, report),
             self._heard,
             lambda reason: report(FeedState("none", reason)),
         )
-        await sessions.run()
+        try:
+            await self._sessions.run()
+        finally:
+            self._sessions = None
 
     def _opened(self, report: Report, session: Session) -> None:
         telemetry.connected_to_postgres()

@@ -20,7 +20,8 @@ from bridge import telemetry
 from bridge.core.backoff import Backoff
 from bridge.errors import LinkLost, RedisLost, RedisUnusable
 from bridge.feed.delivery import RECENT
-from bridge.feed.source import FeedState, Source
+from bridge.feed.source import FeedState, LogView, Source
+from bridge.links.openers import Session
 from bridge.telemetry import Metrics, Observable
 
 
@@ -59,6 +60,18 @@ class Feed:
         self._metrics = metrics
         self._log_state: Observable[FeedState] = Observable(FeedState("none"))
         self._backoff = Backoff(retry_seconds)
+
+    @property
+    def log_view(self) -> LogView | None:
+        """What is seen of the log; None where Redis is not used."""
+        view = self._log.view if self._log is not None else None
+        return view if isinstance(view, LogView) else None
+
+    @property
+    def session(self) -> Session | None:
+        """The LISTEN session of the feed itself, where it has one now."""
+        view = self._direct.view
+        return None if isinstance(view, LogView) else view
 
     async def run(self) -> None:
         """Never returns. Cancelling closes the sources."""

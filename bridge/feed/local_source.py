@@ -48,6 +48,11 @@ class LocalSource:
         self._delivery = delivery
         self._beside_log = beside_log
 
+    @property
+    def view(self) -> None:
+        """The listener itself says how its session is."""
+        return
+
     async def run(self, report: Report) -> None:
         """Bring what the listener hears. Never returns, never fails: the listener opens its sessions itself."""
         if not self._beside_log:

@@ -23,7 +23,7 @@ from bridge.core.events import Entry, Event, GapReason
 from bridge.core.position import Position
 from bridge.feed.delivery import Delivery
 from bridge.feed.direct_source import learn
-from bridge.feed.source import FeedState, Report
+from bridge.feed.source import FeedState, LogView, Report
 from bridge.links.openers import Ear, Links, Log
 from bridge.links.redis_log import read_beat
 
@@ -50,9 +50,20 @@ class LogSource:
         self._beat_deadline = -math.inf
         self._beaten = False
         self._unrelated_since = math.inf
+        self._beat_at: float | None = None
+
+    @property
+    def view(self) -> LogView:
+        return LogView(self._joined, self.tail, self._beat_at)
 
     async def run(self, report: Report) -> None:
         """Bring the log's events. Never returns; raises RedisLost. Live while some listener's heartbeat is heard."""
+        try:
+            await self._follow(report)
+        finally:
+            self._joined = False
+
+    async def _follow(self, report: Report) -> None:
         connected = False
         while True:
             self._joined, self._joining_to = False, None
@@ -90,6 +101,7 @@ class LogSource:
                     await self._catch_up(log)
         if beaten:
             self._beaten = True
+            self._beat_at = anyio.current_time()
             self._beat_deadline = anyio.current_time() + self._heartbeat_timeout_seconds
         if not self._joined and (beaten or self._joining_to or self._unrelated_since < math.inf):
             await self._join(log, report)

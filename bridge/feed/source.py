@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from bridge.core.position import Position
+from bridge.links.openers import Session
+
 Mode = Literal["redis", "direct", "none"]
 
 
@@ -19,8 +22,22 @@ class FeedState:
 Report = Callable[[FeedState], None]
 
 
+@dataclass(frozen=True)
+class LogView:
+    """What the reader of the log sees of it. Times are on the clock of `anyio.current_time`, None before the first."""
+
+    joined: bool
+    tail: Position | None
+    beat_at: float | None
+
+
 class Source(Protocol):
     """Brings events in order until it is cancelled, or fails."""
+
+    @property
+    def view(self) -> LogView | Session | None:
+        """What it is connected to, for those who ask how it is; None where that is told by somebody else."""
+        ...
 
     async def run(self, report: Report) -> None:
         """Never returns; may raise LinkLost. Reports its mode once it is live, and `none` when it no longer is."""
