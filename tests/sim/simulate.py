@@ -19,6 +19,8 @@ START_SECONDS = 10.0
 """From the start of everything to the first event, at most."""
 HEAL_SECONDS = 30.0
 """From the end of all faults to the usual mode with nothing missing, at most."""
+SETTLE_SECONDS = 4.5
+"""After the last fault: longer than probes and heartbeats take to notice it."""
 LOOK_SECONDS = 0.1
 PAUSE_SECONDS = 0.2
 """Between transactions, on average."""
@@ -74,6 +76,7 @@ async def _live_through(plan: Plan, world: World, result: Result, verbose: bool)
                 await trio.sleep_until(faults.healed_at)
             if verbose:
                 print(f"{trio.current_time():9.4f} all faults have ended", file=sys.stderr)
+            await trio.sleep(SETTLE_SECONDS)
             if not await _well(world, HEAL_SECONDS):
                 result.violations.append(f"not well {HEAL_SECONDS:g} s after the last fault: {_unwell(world)}")
             traffic.cancel()

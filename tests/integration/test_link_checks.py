@@ -1,0 +1,70 @@
+"""Links to real servers pass the checks that links to the simulation's servers pass."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+
+from bridge.links.openers import RealLinks, Session
+from bridge.links.sessions import TERM_SHIFT
+from tests.support.link_checks import CHECKS, HISTORY_ENTRIES, Check
+from tests.support.stack import Stack
+
+
+class RealBench:
+    """The bench on real servers."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.settings = stack.settings(probe_seconds=0.3, history_entries=HISTORY_ENTRIES)
+        self.links = RealLinks(self.settings)
+        self._stack = stack
+        self._base = f"{self.settings.redis_prefix}:{self.settings.digest}"
+
+    async def notify(self, *notifications: tuple[str, str]) -> None:
+        channels, payloads = map(list, zip(*notifications, strict=True))
+        sql = "SELECT count(pg_notify(c, p)) FROM unnest(%s::text[], %s::text[]) n(c, p)"
+        await trio.to_thread.run_sync(partial(self._stack.postgres.execute, sql, channels, payloads))
+
+    async def terminate(self, session: Session) -> None:
+        sql = "SELECT pg_terminate_backend(%s)"
+        await trio.to_thread.run_sync(self._stack.postgres.execute, sql, session.term % 2**TERM_SHIFT)
+
+    async def flush(self) -> None:
+        self._stack.redis.command("FLUSHALL")
+
+    async def delete(self, key: str) -> None:
+        self._stack.redis.command("DEL", f"{self._base}:{key}")
+
+    async def trim_all(self) -> None:
+        self._stack.redis.command("XTRIM", f"{self._base}:log", "MAXLEN", "0")
+
+    async def forget_scripts(self) -> None:
+        self._stack.redis.command("SCRIPT", "FLUSH")
+
+    async def restart_redis_empty(self) -> None:
+        await self.stop_redis()
+        await self.start_redis()
+
+    async def stop_redis(self) -> None:
+        await trio.to_thread.run_sync(self._stack.redis.kill)
+
+    async def start_redis(self) -> None:
+        await trio.to_thread.run_sync(self._stack.redis.start)
+
+    @asynccontextmanager
+    async def out_of_memory(self) -> AsyncIterator[None]:
+        with self._stack.redis.configured(maxmemory=1, maxmemory_policy="noeviction"):
+            yield
+
+    @asynccontextmanager
+    async def replica(self) -> AsyncIterator[None]:
+        self._stack.redis.command("REPLICAOF", "127.0.0.1", "1")
+        yield
+        self._stack.redis.command("REPLICAOF", "NO", "ONE")
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_on_real_servers(check: Check, stack: Stack) -> None:
+    await check(RealBench(stack))

@@ -1,0 +1,92 @@
+"""The servers in memory are verified: links to them pass the checks that links to real servers pass."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import cast
+from unittest import mock
+
+import pytest
+import trio
+
+from bridge.links.openers import Session
+from bridge.links.postgres import ListenSession
+from tests.sim.faults import OUT_OF_MEMORY, READ_ONLY
+from tests.sim.plan import Plan, ProcessPlan
+from tests.sim.postgres_server import Connection
+from tests.sim.process import MemoryLinks
+from tests.sim.runtime import run
+from tests.sim.world import World
+from tests.support.link_checks import CHECKS, HISTORY_ENTRIES, Check
+
+
+class MemoryBench:
+    """The bench in memory: a world with one process that does not run, for its links."""
+
+    def __init__(self, world: World) -> None:
+        (process,) = world.processes
+        self.settings = process.settings
+        self.links = MemoryLinks(process.settings, process)
+        self._world = world
+
+    async def notify(self, *notifications: tuple[str, str]) -> None:
+        self._world.postgres.commit([(channel, payload.encode()) for channel, payload in notifications], lambda: None)
+
+    async def terminate(self, session: Session) -> None:
+        connection = cast(Connection, cast(ListenSession, session)._pgconn)
+        self._world.postgres.terminate(connection)
+
+    async def flush(self) -> None:
+        self._world.redis.data.keys.clear()
+
+    async def delete(self, key: str) -> None:
+        for name in [name for name in self._world.redis.data.keys if name.endswith(f":{key}".encode())]:
+            del self._world.redis.data.keys[name]
+
+    async def trim_all(self) -> None:
+        for stream in self._world.redis.data.streams():
+            stream.trim(0)
+
+    async def forget_scripts(self) -> None:
+        self._world.redis.data.forget_scripts()
+
+    async def restart_redis_empty(self) -> None:
+        await self.stop_redis()
+        await self.start_redis()
+
+    async def stop_redis(self) -> None:
+        self._world.redis.stop()
+        await self.flush()
+
+    async def start_redis(self) -> None:
+        self._world.redis.start()
+
+    @asynccontextmanager
+    async def out_of_memory(self) -> AsyncIterator[None]:
+        async with self._refusing(OUT_OF_MEMORY):
+            yield
+
+    @asynccontextmanager
+    async def replica(self) -> AsyncIterator[None]:
+        async with self._refusing(READ_ONLY):
+            yield
+
+    @asynccontextmanager
+    async def _refusing(self, error: str) -> AsyncIterator[None]:
+        self._world.redis.data.refusal = error
+        yield
+        self._world.redis.data.refusal = ""
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_in_memory(check: Check) -> None:
+    async def main(choices: Random) -> None:
+        plan = Plan(0, (ProcessPlan("both"),), (), history_entries=HISTORY_ENTRIES)
+        world = World(plan, choices)
+        with mock.patch("bridge.links.redis._connect", world.connect):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(world.agenda.run)
+                await check(MemoryBench(world))
+                nursery.cancel_scope.cancel()
+
+    run(0, main)
