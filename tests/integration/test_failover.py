@@ -69,6 +69,10 @@ def test_redis_killed(three: Fleet, redis: rd.RedisServer) -> None:
                 switched = time_of(worker, IN_DIRECT, killed) - killed
                 traffic.flow(2.0)
                 three.wait_for_sessions("bridge fallback", *["bridge listener"] * 2)
+                for process in (worker, three.processes["whole"]):
+                    health = process.status()
+                    assert (health["status"], health["mode"]) == ("degraded", "direct")
+                    assert process.get("/ready")[0] == 200
                 delivering = first_after(traffic["worker"], traffic.writer, killed)
                 own = longest_stall(traffic["whole"], killed - 0.1, time.time())
             finally:
