@@ -55,6 +55,8 @@ def spell_out_switch(arguments: Sequence[str]) -> list[str]:
 def _option(field: str) -> Any:
     about = Settings.model_fields[field]
     default = "" if about.default is None else f"; {_text(about.default)} by default"
+    if field == "port":
+        default += ", for listen 8001"
     help_text = f"{variable(field)}: {about.description}{default}"
     return Annotated[str | None, typer.Option(flag(field), help=help_text, show_default=False, metavar="VALUE")]
 

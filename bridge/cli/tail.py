@@ -20,7 +20,7 @@ from bridge.errors import BridgeError, SettingsError
 from bridge.settings import Settings, load
 from bridge.telemetry import error_text
 
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 IDLE_SECONDS = 30.0
 """Silence after which the bridge is pinged."""

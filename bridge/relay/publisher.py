@@ -152,8 +152,10 @@ class Publisher:
             case Break(index, at):
                 alone = await log.listeners_beating() is None
                 if self._stood_still(GONE_SECONDS if alone else TAKEOVER_SECONDS):
-                    telemetry.log.warning("The log cannot be continued exactly: it goes on at %s after a gap", at)
-                    await self._append(log, index, at)
+                    if await self._append(log, index, at):
+                        telemetry.log.warning(
+                            "The log could not be continued exactly: it goes on at %s after a gap", at
+                        )
                 else:
                     await self._look_again(log)
             case Remark():
@@ -162,7 +164,8 @@ class Publisher:
         self._metrics.backlog_entries.set(self._tape.end - self._tape.written)
         self._metrics.backlog_bytes.set(self._tape.backlog_bytes)
 
-    async def _append(self, log: Log, index: int, at: Position) -> None:
+    async def _append(self, log: Log, index: int, at: Position) -> bool:
+        """Append what fits into one batch; False where the log was not as expected, and took nothing."""
         tape = self._tape
         bodies: list[Body] = []
         size = 0
@@ -182,9 +185,10 @@ class Publisher:
             tape.mark_written(index + len(bodies))
             for error in result.troubles:
                 telemetry.log.error("Appended to the log, but could not publish: %s", error)
-        else:
-            self.appending = False
-            self._saw(result)
+            return True
+        self.appending = False
+        self._saw(result)
+        return False
 
     async def _learn(self, log: Log) -> None:
         """Read the relations of a tail that is not related to the session, and write ours into a new log."""
