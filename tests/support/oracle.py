@@ -104,7 +104,7 @@ class Ids:
         return found
 
 
-@dataclass
+@dataclass(eq=False)
 class _Announced:
     """A gap that the client was told of, and how it ended."""
 
@@ -216,11 +216,12 @@ class _Judge:
         """The next event in order is this one: what lies between, and has not come, needs a gap right here."""
         first = self._newest + 1 if self._newest >= (self._owed or 0) else self._owed or 0
         missing = self._missing(first, index)
-        if missing and not self._since_newest:
+        here = self._since_newest + [gap for gap in self._announced if not gap.ended and gap not in self._since_newest]
+        if missing and not here:
             place = f"before #{index}" if index < len(self._committed) else "at the end"
             self._say(f"{_numbers(missing)} missing {place}, and no gap was announced there")
         elif missing:
-            self._holes.append(_Hole(missing, self._since_newest))
+            self._holes.append(_Hole(missing, here))
         self._since_newest = []
 
     def _missing(self, first: int, end: int) -> set[int]:
@@ -237,6 +238,7 @@ class _Judge:
                 if pending:
                     self._say(f"{gap} was announced twice")
                 earlier.ended = gap.ended
+                self._since_newest.append(earlier)
                 return
             if after is not None or before is not None:
                 self._say(f"{gap} was announced again after it had ended ({earlier.ended})")

@@ -52,6 +52,9 @@ FINE: dict[str, list[Message]] = {
     "a gap that is filled in part": [
         *events(0, 1), gap(1, 4, pending=True), *events(4, 5), late(3), gap(1, 4), *events(*range(6, 10)),
     ],
+    "what comes while a gap is pending need not be late": [
+        *events(0, 1), gap(1, 8, pending=True), *events(3, 4), gap(1, 8), *events(8, 9),
+    ],
     "a gap at the end": [*events(*range(8)), gap(7, None)],
     "two losses with nothing between": [*events(0, 1), gap(1, 3), gap(3, 5), *events(*range(5, 10))],
 }  # fmt: skip
