@@ -141,16 +141,26 @@ class Delivery:
     def _offer_beside(self, batch: Sequence[Event]) -> None:
         fresh: list[Event] = []
         for event in batch:
-            newest = self._ledger.newest(event.position.term)
+            late = self._is_late(event.position)
             if not self._ledger.claim(event.position):
                 continue
-            if newest is not None and event.position < newest:
+            if late:
                 fresh.append(events.late(event, self._hole_of(event.position)))
             else:
                 fresh.append(event)
                 self._move_to(event.position)
         if fresh:
             self._sink(fresh)
+
+    def _is_late(self, position: Position) -> bool:
+        """Whether something newer was delivered.
+
+        The log's terms come in order: one that is not related to what was heard beside the log came before it.
+        """
+        if self.beside and self.position is not None and self.timeline.convert(self.position, position.term) is None:
+            return True
+        newest = self._ledger.newest(position.term)
+        return newest is not None and position < newest
 
     def _hole_of(self, position: Position) -> tuple[Position, Position] | None:
         for hole in self._holes:

@@ -140,9 +140,10 @@ class LogSource:
         delivery = self._delivery
         if delivery.unrelated(end.term):
             await self._learn_terms(log)
-        if not delivery.unrelated(end.term):
+        unrelated = delivery.unrelated(end.term)
+        if not unrelated or end.term < max(unrelated):  # an older term: the log is behind, and will hold the marker
             self._unrelated_since = math.inf
-            return True
+            return not unrelated
         now = anyio.current_time()
         if self._beaten:
             self._unrelated_since = min(self._unrelated_since, now)
