@@ -91,16 +91,21 @@ def processes(draw: st.DrawFn, *, least_listeners: int = 1, two_sets: bool = Tru
 
 @st.composite
 def plans(
-    draw: st.DrawFn, step: st.SearchStrategy[Step], *, most_steps: int, least_listeners: int = 1, two_sets: bool = True,
+    draw: st.DrawFn,
+    step: st.SearchStrategy[Step],
+    *,
+    most_steps: int,
+    least_listeners: int = 1,
+    two_sets: bool = True,
     with_redis: bool = True,
-    waits: bool = False,
-) -> Plan:  # fmt: skip
+    histories: Sequence[int] = (1000, 60, 20),
+) -> Plan:
     """Any plan with at most so many steps."""
     return Plan(
         draw(st.integers(0, 2**32 - 1)),
         draw(processes(least_listeners=least_listeners, two_sets=two_sets)),
         tuple(draw(st.lists(step, min_size=1, max_size=most_steps))),
         with_redis,
-        draw(st.sampled_from([1000, 60, 20])),
-        waits or draw(st.booleans()),
+        draw(st.sampled_from(histories)),
+        draw(st.booleans()),
     )

@@ -238,7 +238,8 @@ class _Judge:
                 if pending:
                     self._say(f"{gap} was announced twice")
                 earlier.ended = gap.ended
-                self._since_newest.append(earlier)
+                if earlier not in self._since_newest:
+                    self._since_newest.append(earlier)
                 return
             if after is not None or before is not None:
                 self._say(f"{gap} was announced again after it had ended ({earlier.ended})")

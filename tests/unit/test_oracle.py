@@ -55,6 +55,7 @@ FINE: dict[str, list[Message]] = {
     "what comes while a gap is pending need not be late": [
         *events(0, 1), gap(1, 8, pending=True), *events(3, 4), gap(1, 8), *events(8, 9),
     ],
+    "a pending gap that ends at once": [*events(0, 1), gap(1, 8, pending=True), gap(1, 8), *events(8, 9)],
     "a gap at the end": [*events(*range(8)), gap(7, None)],
     "two losses with nothing between": [*events(0, 1), gap(1, 3), gap(3, 5), *events(*range(5, 10))],
 }  # fmt: skip
