@@ -108,6 +108,10 @@ class Delivery:
         self._ledger.claim(position)
         self._move_to(position)
 
+    def knows(self, position: Position) -> bool:
+        """Whether this position was delivered, passed or given up."""
+        return position in self._ledger
+
     def missing(self, after: Position, before: Position) -> int | None:
         """How many positions between these two, both excluded, nobody brought; None where that cannot be known."""
         low = self.timeline.convert(after, before.term)

@@ -182,9 +182,9 @@ class LogSource:
         if end is None:
             return  # emptied: what is appended next will show where it goes on
         if self.tail is not None and end < self.tail:
-            if end.term != self.tail.term:
+            if not self._delivery.knows(end):
                 self._jump(end.plus(1))
-            return  # in the same term it lost its newest entries, which were delivered; a listener appends them again
+            return  # what is known was read before: the log lost its newest entries, and a listener appends them again
         while self.tail is None or self.tail < end:
             entries = await log.read(self.tail)
             if not entries:

@@ -183,6 +183,7 @@ async def test_a_session_that_nobody_reads_is_not_proven(postgres: PostgresServe
 async def test_an_ended_session_says_why(postgres: PostgresServer) -> None:
     async with session(postgres.url()) as listening:
         send(postgres, "match_change", "1")
+        await trio.lowlevel.wait_readable(listening._pgconn.socket)
         postgres.execute("SELECT pg_terminate_backend(%s)", listening.backend_pid)
         assert payloads(await hear(listening, 1)) == [b"1"]
         for _ in range(2):
