@@ -40,6 +40,7 @@ class DirectSource:
             partial(self._opened, report),
             self._heard,
             lambda reason: report(FeedState("none", reason)),
+            partial(learn, self._delivery.timeline),
         )
         try:
             await self._sessions.run()

@@ -5,6 +5,7 @@ that again begins with LISTEN. It does so inside `receive`: there is no task to 
 A session never holds a transaction open.
 """
 
+import random
 import secrets
 import select
 from collections.abc import AsyncIterator
@@ -94,7 +95,9 @@ class ListenSession:
         """The server process, as `pg_stat_activity` names it."""
         self._pgconn = pgconn
         self._names = {channel.encode(): channel for channel in options.channels}
-        self._probes = Probes(marker.term, marker.nonce, backend_pid, options.probe_seconds, anyio.current_time())
+        self._probes = Probes(
+            marker.term, marker.nonce, marker.digest, backend_pid, options.probe_seconds, anyio.current_time()
+        )
         self._seq = 0
         self._ahead: list[Heard] = []
         self._more = True
@@ -125,6 +128,11 @@ class ListenSession:
     def proven(self) -> bool:
         """Whether the session hears: its own probe, or any counted notification, came within two probe intervals."""
         return not self._ended and self._probes.proven(anyio.current_time())
+
+    def learned(self) -> list[tuple[Position, Position]]:
+        """Pairs of equal positions, of other sessions and of this one, that probes have shown since the last call."""
+        learned, self._probes.learned = self._probes.learned, []
+        return learned
 
     async def receive(self) -> list[Heard]:
         """The next notifications, in order and without a hole since the marker; none when only `suspect` has changed.
@@ -228,6 +236,7 @@ class ListenSession:
             elif name == SYNC:
                 seq += 1
                 append(Heard(Position(term, seq), read_marker(arrived.extra)))
+                self._probes.soon(anyio.current_time(), random.random())
             elif name == PROBE:
                 self._probes.hear(arrived.extra, arrived.be_pid, seq, anyio.current_time())
         self._seq = seq

@@ -18,6 +18,7 @@ import anyio.abc
 from bridge import telemetry
 from bridge.core.backoff import Backoff
 from bridge.core.events import Heard
+from bridge.core.position import Position
 from bridge.errors import PostgresLost, PostgresUnusable
 from bridge.links.openers import OpenSession, Session
 from bridge.telemetry import Observable
@@ -33,8 +34,8 @@ class Sessions:
     """Runs one session after another, two at most at a time.
 
     `opened` is called when a session becomes the current one, `heard` with what it hears, `lost` with the reason when
-    there is none any more. All three are synchronous and called by the task that owns the session. `pause` is awaited
-    before each receive; it may raise PostgresLost to begin a new session.
+    there is none any more, `learn` with two positions that are the same notification. All are synchronous and called by
+    the task that owns the session. `pause` is awaited before each receive; it may raise PostgresLost to begin anew.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Sessions:
         opened: Callable[[Session], None],
         heard: Callable[[Session, Sequence[Heard]], None],
         lost: Callable[[str], None],
+        learn: Callable[[Position, Position], None],
         pause: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
     ) -> None:
         self.current: Observable[Session | None] = Observable(None)
@@ -54,6 +56,7 @@ class Sessions:
         self._opened = opened
         self._heard = heard
         self._lost = lost
+        self._learn = learn
         self._pause = pause
         self._backoff = Backoff(retry_seconds)
         self._floor = 0
@@ -131,6 +134,8 @@ class Sessions:
                 self._backoff.reset()
                 if heard:
                     self._heard(session, heard)
+                for one, other in session.learned():
+                    self._learn(one, other)
                 if session.suspect:
                     telemetry.log.warning("PostgreSQL does not answer a probe: opening a second session beside it")
                     self._changed.set()

@@ -32,7 +32,9 @@ class Listener:
         self._timeline = timeline
         self._metrics = metrics
         self._pinned: int | None = None
-        self._sessions = Sessions(open_session, retry_seconds, self._opened, self._take, self._lost, self._make_room)
+        self._sessions = Sessions(
+            open_session, retry_seconds, self._opened, self._take, self._lost, self._learn, self._make_room
+        )
         self.session = self._sessions.current
 
     @property
@@ -86,10 +88,12 @@ class Listener:
         self._tape.extend(heard)
 
     def _relate(self, session: Session, position: Position, marker: Marker) -> None:
-        if marker.digest != session.marker.digest:
-            return
-        if self._timeline.relate(Position(marker.term, 0), position) is Relation.CONTRADICTION:
-            telemetry.log.warning("Ignored a session marker that contradicts an earlier one: term %d", marker.term)
+        if marker.digest == session.marker.digest:
+            self._learn(Position(marker.term, 0), position)
+
+    def _learn(self, one: Position, other: Position) -> None:
+        if self._timeline.relate(one, other) is Relation.CONTRADICTION:
+            telemetry.log.warning("Ignored what contradicts an earlier marker or probe of term %d", one.term)
 
     async def _make_room(self) -> None:
         """With Redis there, a full backlog is PostgreSQL's queue that waits; with Redis away it must not."""

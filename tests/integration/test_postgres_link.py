@@ -5,6 +5,7 @@ from itertools import pairwise
 import anyio
 import pytest
 import trio
+import trio.testing
 
 from bridge.core.events import Heard, Marker, Notification, Unreadable
 from bridge.core.position import Position
@@ -336,3 +337,23 @@ async def test_terms_rise_over_time_and_stay_in_64_bits(postgres: PostgresServer
             terms.append(listening.term)
         await trio.sleep(0.011)  # PostgreSQL's clock counts in 10 ms
     assert all(older < newer < 2**63 for older, newer in pairwise(terms))
+
+
+async def test_probes_relate_an_older_session_to_a_newer_one(postgres: PostgresServer) -> None:
+    """The newer one never heard the older one's marker; two probes that both hear say how they count."""
+    async with session(postgres.url(), probe_seconds=60) as older:
+        for number in range(3):
+            send(postgres, "match_change", str(number))
+        await hear(older, 3)
+        async with session(postgres.url(), probe_seconds=60) as newer, trio.open_nursery() as nursery:
+            nursery.start_soon(until_lost, older)
+            nursery.start_soon(until_lost, newer)
+            learned: list[tuple[Position, Position]] = []
+            with trio.fail_after(10):
+                while not learned:
+                    learned += newer.learned()
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            ((one, other),) = learned
+            assert (one.term, other.term) == (older.term, newer.term)
+            assert one.seq - other.seq == 4, "three notifications and the newer session's marker"
+            nursery.cancel_scope.cancel()

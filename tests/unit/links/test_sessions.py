@@ -40,6 +40,9 @@ class FakeSession:
     def fail(self) -> None:
         self._put.send_nowait(None)
 
+    def learned(self) -> list[tuple[Position, Position]]:
+        return [(Position(99, 1), Position(self.term, 1))]
+
     async def receive(self) -> list[Heard]:
         heard = await self._take.receive()
         if heard is None:
@@ -56,7 +59,8 @@ class World:
         self.latency_seconds = 0.0
         self.refuses = False
         self.floors: list[int] = []
-        self.sessions = Sessions(self.open, 5.0, self._opened, self._heard, self._lost)
+        self.learned: list[tuple[Position, Position]] = []
+        self.sessions = Sessions(self.open, 5.0, self._opened, self._heard, self._lost, self._learn)
 
     @asynccontextmanager
     async def open(self, *, floor: int) -> AsyncIterator[Session]:
@@ -79,6 +83,9 @@ class World:
 
     def _lost(self, _reason: str) -> None:
         self.told.append(("lost", 0))
+
+    def _learn(self, one: Position, other: Position) -> None:
+        self.learned.append((one, other))
 
     @property
     def open_terms(self) -> list[int]:
@@ -110,6 +117,7 @@ async def test_a_lost_session_is_opened_again(autojump_clock: trio.testing.MockC
         await settle()
         assert world.told == [("opened", 1), ("heard", 1), ("lost", 0), ("opened", 2), ("heard", 7)]
         assert world.open_terms == [2]
+        assert world.learned == [(Position(99, 1), Position(1, 1)), (Position(99, 1), Position(2, 1))]
 
 
 async def test_refusals_back_off_up_to_the_longest_delay(autojump_clock: trio.testing.MockClock) -> None:
