@@ -39,7 +39,7 @@ async def serve(settings: Settings, *, with_listener: bool, on_listening: OnList
     relay = Relay(settings, links, metrics, with_redis=with_redis) if with_listener else None
     delivery = Delivery(lambda items: hub.deliver(items), metrics, relay.timeline if relay else None)
     buffers = (settings.client_buffer_bytes, settings.buffers_total_bytes)
-    hub = Hub(settings.channels, *buffers, metrics, delivery.precedes)
+    hub = Hub(settings.channels, *buffers, metrics, delivery.follows)
 
     def tell_hub(state: FeedState) -> None:
         if state.mode == "none":

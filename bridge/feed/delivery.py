@@ -48,7 +48,7 @@ class Delivery:
     """Where sources put what they have. One for a process, over all sources that it ever had."""
 
     def __init__(self, sink: Sink, metrics: Metrics, timeline: Timeline | None = None) -> None:
-        self.timeline = timeline or Timeline()
+        self.timeline = Timeline() if timeline is None else timeline
         self.position: Position | None = None
         """The newest position delivered or passed, in the numbering of the source that brought it."""
         self.recent_gaps: deque[AnnouncedGap] = deque(maxlen=RECENT)
@@ -59,10 +59,10 @@ class Delivery:
         self._sink = sink
         self._metrics = metrics
 
-    def precedes(self, position: Position, since: Position) -> bool:
-        """Whether `position` is known to be no newer than `since`."""
+    def follows(self, position: Position, since: Position) -> bool:
+        """Whether `position` is known to be newer than `since`."""
         there = self.timeline.convert(since, position.term)
-        return there is not None and position <= there
+        return there is not None and position > there
 
     @property
     def holes(self) -> Sequence[Hole]:

@@ -24,8 +24,8 @@ PING_TICKS = 5
 JOINED_BYTES = 256 * 1024
 
 Item = Event | Gap | Filled
-Precedes = Callable[[Position, Position], bool]
-"""Whether the first position is known to be no newer than the second one."""
+Follows = Callable[[Position, Position], bool]
+"""Whether the first position is known to be newer than the second one."""
 
 
 class Group:
@@ -52,7 +52,7 @@ class Hub:
         client_buffer_bytes: int,
         buffers_total_bytes: int,
         metrics: Metrics,
-        precedes: Precedes = lambda position, since: position <= since,
+        follows: Follows = lambda position, since: position > since,
     ) -> None:
         self.channels = frozenset(channels)
         self.buffers = Buffers(client_buffer_bytes)
@@ -64,7 +64,7 @@ class Hub:
         self._topics: Topics[Group] = Topics()
         self._groups: dict[Subscription, Group] = {}
         self._clients: dict[Client, Subscription] = {}
-        self._precedes = precedes
+        self._follows = follows
         self._subscribed: dict[Client, tuple[int, Position | None]] = {}
         """When each client subscribed: how many had done so before it, and the position it was told."""
         self._subscribed_count = 0
@@ -160,7 +160,7 @@ class Hub:
         before, since = self._subscribed[client]
         if late.hole is not None and late.hole in self._pending:
             return before < self._pending[late.hole]
-        return since is None or not self._precedes(late.position, since)
+        return since is not None and self._follows(late.position, since)  # outside of a hole it was announced as lost
 
     def _fan_out(self, items: Sequence[Item]) -> None:
         if not items:

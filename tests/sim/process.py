@@ -175,7 +175,7 @@ class Process:
 def _feed_and_hub(settings: Settings, links: RealLinks, relay: Relay | None) -> tuple[Feed, Hub]:
     local = (relay.listener, relay.tape) if relay else None
     delivery = Delivery(lambda items: hub.deliver(items), METRICS, relay.timeline if relay else None)
-    hub = Hub(settings.channels, settings.client_buffer_bytes, settings.buffers_total_bytes, METRICS, delivery.precedes)
+    hub = Hub(settings.channels, settings.client_buffer_bytes, settings.buffers_total_bytes, METRICS, delivery.follows)
 
     def tell_hub(state: FeedState) -> None:
         if state.mode == "none":
