@@ -4,7 +4,7 @@ import re
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _USER_INFO = re.compile(r"(://[^:/?#@]*:).*@")
-_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&#]*", re.IGNORECASE)
+_QUERY = re.compile(r"([?&](?:ssl_?|sentinel_)?password=)[^&#]*", re.IGNORECASE)
 _KEYWORD = re.compile(r"(\b(?:ssl)?password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", re.IGNORECASE)
 
 
@@ -14,5 +14,5 @@ def redacted(url: str) -> str:
     Takes what is malformed too, and then hides rather more than too little.
     """
     if _URL.match(url):
-        return _QUERY.sub(r"\1***", _USER_INFO.sub(r"\1***@", url))
+        return _USER_INFO.sub(r"\1***@", _QUERY.sub(r"\1***", url))
     return _KEYWORD.sub(r"\1***", url)

@@ -95,7 +95,9 @@ class Settings(BaseSettings):
     db_password: str | None = Field(default=None, description="the role's password")
     db_name: str | None = Field(default=None, description="a database")
     use_redis_notifier: bool = Field(default=False, description="true or false")
-    redis_url: str = Field(default="redis://localhost:6379", description="a URL with redis://, rediss:// or unix://")
+    redis_url: str = Field(
+        default="redis://localhost:6379", description="a URL with redis://, rediss://, unix:// or redis+sentinel://"
+    )
     channels: Annotated[tuple[str, ...], NoDecode] = Field(
         default=DEFAULT_CHANNELS, description="names of at most 63 bytes, separated by commas"
     )
@@ -174,9 +176,9 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str) -> str:
+        if value.startswith("redis+sentinel://"):
+            return value  # several hosts are more than `urlsplit` can read
         parts = urlsplit(value)
-        if parts.scheme == "redis+sentinel":
-            raise ValueError("redis+sentinel:// is not supported by this version")
         if parts.scheme not in ("redis", "rediss", "unix"):
             raise ValueError
         if parts.scheme == "unix" and not parts.path:

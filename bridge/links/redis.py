@@ -16,7 +16,8 @@ from anyio.streams.tls import TLSStream
 
 from bridge.errors import BridgeError, RedisLost, RedisUnusable
 from bridge.links.redis_errors import NoPermission, RedisReplyError, error_for
-from bridge.links.redis_url import RedisTarget, parse_redis_url
+from bridge.links.redis_sentinel import find_master
+from bridge.links.redis_url import RedisTarget, SentinelTarget, parse_redis_url
 
 __all__ = ["NoPermission", "RedisLink", "RedisReplyError", "RedisTarget", "Reply", "open_redis", "parse_redis_url"]
 
@@ -36,27 +37,34 @@ _FAILURES = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceE
 
 
 @asynccontextmanager
-async def open_redis(target: RedisTarget, *, timeout_seconds: float, name: str) -> AsyncIterator["RedisLink"]:
+async def open_redis(
+    target: RedisTarget | SentinelTarget, *, timeout_seconds: float, name: str
+) -> AsyncIterator["RedisLink"]:
     """A link that is connected, authenticated and in its database, all within `timeout_seconds`.
 
-    `name` is what CLIENT LIST shows. Raises RedisLost, and RedisUnusable where a person has to change something:
-    password, TLS, a cluster, a Sentinel, a server that is too old or no Redis at all.
+    Behind Sentinels that is a link to the master that they name now. `name` is what CLIENT LIST shows. Raises
+    RedisLost, and RedisUnusable where a person has to change something: password, TLS, a cluster, a service that the
+    Sentinels do not know, a server that is too old or no Redis at all.
     """
     stream: anyio.abc.ByteStream | None = None
     link: RedisLink | None = None
-    missing = "no connection to"
+    missing = f"no word from the Sentinels about {target}"
     try:
         with anyio.move_on_after(timeout_seconds):
-            stream = await _connect(target)
-            if target.tls is not None:
-                missing = "no TLS handshake with"
-                stream = await _wrap(stream, target, target.tls)
-            missing = "no answer from"
-            opening = RedisLink(stream, target, timeout_seconds)
+            found = await find_master(target, timeout_seconds) if isinstance(target, SentinelTarget) else target
+            missing = f"no connection to Redis at {found}"
+            stream = await _connect(found)
+            if found.tls is not None:
+                missing = f"no TLS handshake with Redis at {found}"
+                stream = await _wrap(stream, found, found.tls)
+            missing = f"no answer from Redis at {found}"
+            opening = RedisLink(stream, found, timeout_seconds)
             await opening.greet(name)
+            if isinstance(target, SentinelTarget) and opening.role != "master":
+                raise RedisLost(f"{found} is a {opening.role} by now, and the Sentinels still call it {target}")
             link = opening
         if link is None:
-            raise RedisLost(f"{missing} Redis at {target} within {timeout_seconds:g} s")
+            raise RedisLost(f"{missing} within {timeout_seconds:g} s")
         yield link
     finally:
         if stream is not None:

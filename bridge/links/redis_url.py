@@ -1,12 +1,14 @@
 """Where Redis is, and how to get in: REDIS_URL read once, by redis-py's own parser, with redis-py's option names.
 
-Everything that can be wrong with the URL is refused here, in one line that never shows the password.
+Everything that can be wrong with the URL is refused here, in one line that never shows the password. Sentinel URLs,
+which redis-py does not read, are taken apart here; their login, database and options go through the same parser.
 """
 
+import re
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis.connection import parse_url
 
@@ -49,6 +51,16 @@ _TUNING_OF_REDIS_PY = frozenset(
 )
 """Options that an URL shared with other programs may hold: they tune redis-py's own pool, and mean nothing here."""
 
+_SENTINEL_SCHEME = "redis+sentinel://"
+_SENTINEL_PORT = 26379
+_ADDRESS = re.compile(r"(?:\[([^][\s]*:[^][\s]*)\]|([^][:\s]+))(?::([0-9]{1,5}))?")
+_UNREADABLE = (
+    "REDIS_URL cannot be read: the port must be a number, and special characters in the user name and the password "
+    "percent-encoded"
+)
+
+Address = tuple[str, int]
+
 _CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -66,24 +78,85 @@ class RedisTarget:
     tls: ssl.SSLContext | None = None
 
     def __str__(self) -> str:
-        if self.path is not None:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return place(self.host, self.port) if self.path is None else f"unix:{self.path}"
 
 
-def parse_redis_url(url: str) -> RedisTarget:
-    """Read a redis://, rediss:// or unix:// URL. Raises SettingsError naming REDIS_URL; never shows the password."""
+@dataclass(frozen=True)
+class SentinelTarget:
+    """Sentinels that know where the master of a service is, and how to get into it. `str()` shows no secrets."""
+
+    sentinels: tuple[Address, ...]
+    service: str
+    master: RedisTarget = field(default_factory=RedisTarget)
+    """User, password and database; its host and port mean nothing before the Sentinels have named them."""
+    username: str | None = None
+    """Of the Sentinels themselves, as the password is."""
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"the master of {self.service!r}"
+
+
+def place(host: str, port: int) -> str:
+    """Host and port as people write them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_redis_url(url: str) -> RedisTarget | SentinelTarget:
+    """Read a redis://, rediss://, unix:// or redis+sentinel:// URL.
+
+    Raises SettingsError naming REDIS_URL; never shows the password.
+    """
+    if url.startswith(_SENTINEL_SCHEME):
+        return _sentinel_target(url)
     options = _options(url)
-    known = {"host", "port", "path", "db", "username", "password"}
-    tls_options = {name: options.pop(name) for name in _TLS_OPTIONS & options.keys()}
-    unknown = sorted(options.keys() - known - _TUNING_OF_REDIS_PY - {"connection_class"})
-    if unknown:
-        raise SettingsError(f"REDIS_URL has an option that is not supported: {', '.join(unknown)}")
+    tls_options = _take_tls_options(options)
     is_tls = url.startswith("rediss://")
     if tls_options and not is_tls:
         raise SettingsError(f"REDIS_URL has {', '.join(sorted(tls_options))}, which need rediss://")
-    place = {name: options[name] for name in ("host", "port", "path", "username", "password") if name in options}
-    return RedisTarget(**place, database=options.get("db", 0), tls=_tls_context(tls_options) if is_tls else None)
+    return _target(options, _tls_context(tls_options) if is_tls else None)
+
+
+def _sentinel_target(url: str) -> SentinelTarget:
+    before_query, _, query = url.removeprefix(_SENTINEL_SCHEME).partition("?")
+    authority, _, path = before_query.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    sentinels = tuple(address for text in hosts.split(",") if (address := _address(text)))
+    if len(sentinels) < len(hosts.split(",")) or "#" in url or "@" in path:
+        raise SettingsError(_UNREADABLE)
+    service, _, database = path.rstrip("/").partition("/")
+    if not service or "/" in database:
+        raise SettingsError(
+            "REDIS_URL must end in a service, and a database if wanted: redis+sentinel://h1,h2/service/0"
+        )
+    options = _options(f"redis://{login}{at}localhost/{database}?{query}")
+    if tls_options := _take_tls_options(options):
+        raise SettingsError(f"REDIS_URL has {', '.join(sorted(tls_options))}: TLS is not supported with Sentinel")
+    own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if own["username"] is not None and own["password"] is None:
+        raise SettingsError("REDIS_URL has sentinel_username without sentinel_password")
+    return SentinelTarget(sentinels, unquote(service), replace(_target(options), host="", port=0), **own)
+
+
+def _address(text: str) -> Address | None:
+    """A Sentinel's host and port; None where the text is neither a name, nor an IPv4 or bracketed IPv6 address."""
+    if (match := _ADDRESS.fullmatch(text)) is None:
+        return None
+    port = int(match[3] or _SENTINEL_PORT)
+    return (match[1] or match[2], port) if 1 <= port <= 65_535 else None
+
+
+def _take_tls_options(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options.pop(name) for name in _TLS_OPTIONS & options.keys()}
+
+
+def _target(options: dict[str, Any], tls: ssl.SSLContext | None = None) -> RedisTarget:
+    known = {"host", "port", "path", "db", "username", "password"}
+    unknown = sorted(options.keys() - known - _TUNING_OF_REDIS_PY - {"connection_class"})
+    if unknown:
+        raise SettingsError(f"REDIS_URL has an option that is not supported: {', '.join(unknown)}")
+    where = {name: options[name] for name in ("host", "port", "path", "username", "password") if name in options}
+    return RedisTarget(**where, database=options.get("db", 0), tls=tls)
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -94,10 +167,7 @@ def _options(url: str) -> dict[str, Any]:
     except ValueError:  # the text may quote a piece of the password
         parts = None
     if parts is None or parts.fragment:
-        raise SettingsError(
-            "REDIS_URL cannot be read: the port must be a number, and special characters in the user name and the "
-            "password percent-encoded"
-        )
+        raise SettingsError(_UNREADABLE)
     try:
         options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError as error:

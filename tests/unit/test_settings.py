@@ -110,6 +110,7 @@ def test_settings_made_directly_read_nothing(monkeypatch: pytest.MonkeyPatch) ->
         ("redis_url", "http://localhost", "redis://"),
         ("redis_url", "redis://localhost:x", "from 0 to 65535"),
         ("redis_url", "unix://", "path"),
+        ("redis_url", "rediss+sentinel://h/service", "redis+sentinel://"),
     ],
 )
 def test_a_refusal_names_the_setting_as_written_and_what_is_allowed(
@@ -136,7 +137,6 @@ def test_a_refusal_names_the_setting_as_written_and_what_is_allowed(
         ("tls_cert", "/cert"),
         ("tls_key", "/key"),
         ("slow_client", "gap"),
-        ("redis_url", "redis+sentinel://h1:26379,h2:26379/service/0"),
     ],
 )
 def test_what_is_not_built_is_refused_and_not_ignored(monkeypatch: pytest.MonkeyPatch, field: str, value: str) -> None:
@@ -208,6 +208,11 @@ def test_a_url_is_used_as_it_is() -> None:
     assert load({"database_url": url, "db_host": "other"}).conninfo() == url
 
 
+def test_sentinels_are_taken_as_they_are_written() -> None:
+    for url in ("redis+sentinel://h1:26379,h2:26379/service/0", "redis+sentinel://:p@[::1]:1,[::2]:2/service"):
+        assert load({"redis_url": url}).redis_url == url
+
+
 SECRET = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=8, max_size=20)
 
 
@@ -216,6 +221,11 @@ def test_redaction_takes_the_password_and_leaves_the_rest(secret: str) -> None:
     assert redacted(f"postgresql://me:{secret}@host:5432/db") == "postgresql://me:***@host:5432/db"
     assert redacted(f"redis://:{secret}@host") == "redis://:***@host"
     assert redacted(f"postgresql://host/db?password={quote(secret)}&x=1") == "postgresql://host/db?password=***&x=1"
+    sentinel = f"redis+sentinel://u:{quote(secret)}@h1:1,h2:2/service"
+    assert redacted(f"{sentinel}?sentinel_password={quote(secret)}") == (
+        "redis+sentinel://u:***@h1:1,h2:2/service?sentinel_password=***"
+    )
+    assert secret not in redacted(f"redis+sentinel://h1:1,h2:2/service?sentinel_password={secret}@")
     quoted = secret.replace("\\", "\\\\").replace("'", "\\'")
     assert redacted(f"host=h password = '{quoted}' port=1") == "host=h password = *** port=1"
     assert redacted("postgresql://me@host:5432/db") == "postgresql://me@host:5432/db"
