@@ -82,6 +82,10 @@ class Ids:
             if (indexes := self._of(term)[1]) != sorted(set(indexes))
         ]
 
+    def knows_term(self, text: str) -> bool:
+        """Whether anything of this id's term was seen."""
+        return _position(text)[0] in self._terms
+
     def newest_until(self, text: str) -> int:
         """The newest commit known to have this id or an older one of its term; -1 where none is known."""
         term, seq = _position(text)
@@ -121,6 +125,13 @@ class _Announced:
         """Whether the bounds leave room for this commit, as far as the ids are known."""
         return self.begins_before(index, ids) and self.ends_behind(index, ids)
 
+    def has_room(self, ids: Ids) -> bool:
+        """Whether the bounds are in order, as far as the ids are known."""
+        if self.after is None or self.before is None:
+            return True
+        oldest = ids.oldest_from(self.before)
+        return oldest is None or ids.newest_until(self.after) < oldest
+
     def begins_before(self, index: int, ids: Ids) -> bool:
         return self.after is None or ids.newest_until(self.after) < index
 
@@ -152,6 +163,8 @@ class _Judge:
         """The newest commit that came in order."""
         self._owed: int | None = None
         """The first commit that this client must get or be told of."""
+        self._start = view.asked
+        """The first commit that may come late."""
         self._announced: list[_Announced] = []
         self._since_newest: list[_Announced] = []
         self._holes: list[_Hole] = []
@@ -183,9 +196,10 @@ class _Judge:
             self._say("`subscribed` is not the first message")
             return
         self._owed = self._view.subscribed
-        if message["position"] is not None:
-            self._newest = max(self._newest, self._ids.newest_until(message["position"]))
+        if message["position"] is not None and self._ids.knows_term(message["position"]):
+            self._newest = self._ids.newest_until(message["position"])
             self._owed = max(self._owed, self._newest + 1)
+            self._start = min(self._start, self._newest + 1)  # behind the commits, where the source lags
 
     def _event(self, message: Message) -> None:
         index = self._ids.index(message)
@@ -202,8 +216,8 @@ class _Judge:
             self._say(f"#{index} came twice, now as {message['id']}{' (late)' if late else ''}")
             return
         self._seen.add(index)
-        if late and index < self._view.asked:
-            self._say(f"#{index} came late, and is older than the subscription, asked for at #{self._view.asked}")
+        if late and index < self._start:
+            self._say(f"#{index} came late, and is older than the subscription, which begins at #{self._start}")
         if index < self._newest:
             if not late:
                 self._say(f"#{index} came after #{self._newest}, and is not marked late")
@@ -244,6 +258,8 @@ class _Judge:
             if after is not None or before is not None:
                 self._say(f"{gap} was announced again after it had ended ({earlier.ended})")
                 return
+        if not gap.has_room(self._ids):
+            self._say(f"{gap} has its bounds the wrong way round")
         self._announced.append(gap)
         self._since_newest.append(gap)
 

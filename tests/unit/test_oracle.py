@@ -72,6 +72,7 @@ BROKEN: dict[str, list[Message]] = {
     ],
     "ends no pending gap": [*events(*range(10)), filled(1, 3)],
     "announced again": [*events(0, 1), gap(1, 3), gap(1, 3), *events(*range(3, 10))],
+    "wrong way round": [*events(0, 1, 2), gap(2, 1), *events(*range(3, 10))],
     "never committed": events(*range(11)),
 }  # fmt: skip
 
