@@ -194,12 +194,19 @@ class LogSource:
                 self._jump(entries[0].position)
 
     def _jump(self, before: Position) -> None:
-        """The stream goes on at `before`, which does not follow what was seen last: something is missing."""
+        """The stream goes on at `before`, which does not follow what was seen last: the log misses something.
+
+        What it misses was heard beside it, where something was; else it is lost. A pending hole that the log cannot
+        fill ends as a final gap when it is settled.
+        """
         delivery, tail = self._delivery, self.tail
-        if tail is not None and delivery.missing(tail, before) != 0:
-            delivery.settle()
-            reason: GapReason = "history_trimmed" if tail.term == before.term else "postgres_session_lost"
-            delivery.continue_with(before, reason, fillable=False)
+        if tail is not None and delivery.position is not None:
+            after = delivery.position if delivery.beside else tail
+            missing = delivery.missing(after, before)
+            if missing or (missing is None and not delivery.beside):
+                reason: GapReason = "history_trimmed" if tail.term == before.term else "postgres_session_lost"
+                delivery.settle()
+                delivery.continue_with(before, reason, fillable=False)
         self.tail = before.plus(-1)
 
     def _take(self, entries: Sequence[Entry]) -> bool:
