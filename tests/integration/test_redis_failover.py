@@ -33,6 +33,7 @@ def moving(servers: Servers) -> Iterator[tuple[Fleet, Proxy, rd.RedisServer]]:
 
 def replicate(source: rd.RedisServer, replica: rd.RedisServer) -> None:
     """Make the replica as new as the source."""
+    source.command("CONFIG", "SET", "repl-diskless-sync-delay", 0)
     replica.command("REPLICAOF", "127.0.0.1", source.port)
     wait_until(lambda: replica.command("ROLE")[3] == b"connected", lambda: f"{replica.command('ROLE')}")
 
