@@ -1,0 +1,57 @@
+"""Runs that once broke a promise, by what was wrong. Each is as small as it could be made."""
+
+import pytest
+
+from tests.sim.plan import read
+from tests.sim.simulate import simulate
+
+RUNS = {
+    "a session whose clock was behind the log's was begun again for ever": (
+        '[2075868179,[["both",0]],[[0.1,"skew",3,0.05,1],[2.5,"session_terminated",4,2.5,1]],true,60]'
+    ),
+    "the last entry of an unrelated tape was claimed and never delivered": (
+        '[2967,[["listener",0],["both",0]],[[0.5,"block_redis",5,2.5,1]],true,1000,false]'
+    ),
+    "a deaf subscription was never opened anew": (
+        '[0,[["listener",0],["worker",0]],[[0.5,"wire_deaf",0,0.05,0]],true,1000,true]'
+    ),
+    "a log that nobody writes was joined": (
+        '[0,[["both",0]],[[0.5,"redis_readonly",0,5.0,0],[0.01,"kill",0,0.05,0],[0.5,"postgres_stall",0,0.05,0],'
+        '[0.0,"wire_cut",0,0.05,0]],true,1000,true]'
+    ),
+    "late events were kept from those who were told of their gap": (
+        '[1073741823,[["worker",0],["listener",0]],[[0.1,"postgres_restart",0,0.8,0],[0.5,"garbage",0,0.05,0],'
+        '[0.5,"trim",0,0.05,0],[0.1,"slow_postgres",0,0.05,0],[0.5,"wire_silent",0,0.05,0],'
+        '[0.5,"redis_restart",0,0.05,0]],true,1000,true]'
+    ),
+    "what earlier terms of the log brought was not marked late": (
+        '[0,[["worker",0],["listener",0]],[[0.0,"wire_deaf",0,0.05,0],[2.5,"garbage",0,0.05,0],'
+        '[0.0,"postgres_restart",0,0.05,0]],true,1000,true]'
+    ),
+    "a log that was behind was given up, and one gap announced twice": (
+        '[0,[["both",0],["both",0]],[[2.5,"join",0,0.05,0],[0.0,"redis_oom",0,1.5,0],[0.5,"postgres_restart",0,0.05,0],'
+        '[0.01,"redis_loading",0,5.0,0],[0.5,"postgres_restart",5,0.05,1],[0.1,"postgres_restart",5,1.5,10]],'
+        "true,1000,true]"
+    ),
+}
+
+NO_GAP_AT_ALL = {
+    "an empty timeline of the relay was not shared with its process": (
+        '[282,[["both",0],["both",0]],[[0.5,"wire_cut",0,5.0,10]],true,1000,true]'
+    ),
+    "the log's relations were read too late": (
+        '[0,[["both",0],["both",0]],[[0.5,"redis_stall",0,2.5,0]],true,1000,true]'
+    ),
+}
+
+
+@pytest.mark.parametrize("plan", RUNS.values(), ids=RUNS)
+def test_nothing_is_broken(plan: str) -> None:
+    assert simulate(read(plan)).violations == []
+
+
+@pytest.mark.parametrize("plan", NO_GAP_AT_ALL.values(), ids=NO_GAP_AT_ALL)
+def test_a_process_with_its_own_listener_loses_redis_without_any_gap(plan: str) -> None:
+    result = simulate(read(plan))
+    assert result.violations == []
+    assert result.gaps == []
