@@ -137,7 +137,6 @@ class Proxy:
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
-        self.accepted = 0
         self._weather = FAIR
         self._lines: list[Line] = []
         self._lock = threading.Lock()
@@ -180,11 +179,6 @@ class Proxy:
                 line.weather = FAIR
             if self._listener is None:
                 self._listener = self._listen(self.port)
-
-    @property
-    def lines(self) -> int:
-        with self._lock:
-            return len(self._lines)
 
     def close(self) -> None:
         self._running = False
@@ -250,7 +244,6 @@ class Proxy:
         for end in (client, server):
             end.setblocking(False)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.accepted += 1
         self._lines.append(Line(client, server, self._weather))
 
     def _end(self, line: Line, *, reset: bool) -> None:

@@ -44,7 +44,6 @@ class Writer:
     confirmed: dict[int, float] = field(default_factory=dict)
     """Number to the time at which its commit was answered."""
     channel_of: dict[int, str] = field(default_factory=dict)
-    failures: int = 0
     _unanswered: list[tuple[float, range]] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -85,7 +84,6 @@ class Writer:
                     connection.execute("CREATE TABLE IF NOT EXISTS written (first bigint)")
                     self._write(connection, chance)
             except psycopg.OperationalError:
-                self.failures += 1
                 self._stop.wait(0.05)
 
     def _write(self, connection: psycopg.Connection[Any], chance: random.Random) -> None:
