@@ -27,6 +27,7 @@ class Tape(Protocol):
     def last(self) -> Position | None: ...
     def after(self, position: Position, timeline: Timeline) -> int | None: ...
     async def grown(self, index: int) -> None: ...
+    def read(self, index: int, count: int) -> Sequence[Heard]: ...
     def run(self, index: int, count: int) -> Sequence[Heard]: ...
     def mark_written(self, index: int) -> None: ...
 
@@ -63,16 +64,17 @@ class LocalSource:
 
     async def _follow(self, report: Report) -> None:
         delivery, tape = self._delivery, self._tape
-        index = self._join()
+        index, last = self._join(), None
         while True:
             if self._listener.session.value is not None and tape.end > 0:
                 report(FeedState("direct"))
             await tape.grown(index)
-            index = max(index, tape.start)
+            index = self._where(index, last)
             heard = tape.run(index, BATCH_ENTRIES)
             if not heard:
                 continue
             index += len(heard)
+            last = heard[-1].position
             self._continue_with(heard[0].position)
             deliver_heard(delivery, heard, self._digest)
             if not self._beside_log:
@@ -88,6 +90,14 @@ class LocalSource:
         if tape.last is not None:
             self._continue_with(tape.last.plus(1))
         return tape.end
+
+    def _where(self, index: int, last: Position | None) -> int:
+        """Where to go on after `last`: at `index`, unless a full backlog was cut and others have taken its place."""
+        tape = self._tape
+        if last is not None and index > tape.start and [one.position for one in tape.read(index - 1, 1)] != [last]:
+            after = tape.after(last, self._delivery.timeline)
+            return tape.end if after is None else after
+        return max(index, tape.start)
 
     def _continue_with(self, first: Position) -> None:
         if self._beside_log:

@@ -32,8 +32,10 @@ LAST_LOOK_SECONDS = 0.05
 
 RELATE_POLL_SECONDS = 0.1
 RELATE_SECONDS = 3.0
-"""How long a log that is alive may stay unrelated to what was heard beside it. Listeners write the relation with the
-marker of the session beside it, and beat once a second at the latest after that."""
+"""How long a log that is alive may stay unrelated to earlier sessions heard beside it. Listeners write the relation
+with the marker of a session, and beat once a second at the latest after that."""
+BEHIND_SECONDS = 15.0
+"""The same for the session that is heard now: listeners may first bring the log up to date, one break after another."""
 
 
 class LogSource:
@@ -136,25 +138,35 @@ class LogSource:
             report(FeedState("redis"))
 
     async def _related(self, log: Log, end: Position) -> bool:
-        """Whether the log's numbering is related to all that was heard beside it; past the limit, give that up."""
+        """Whether the log's numbering is related to all that was heard beside it; past a limit, give that up."""
         delivery = self._delivery
         if delivery.unrelated(end.term):
             await self._learn_terms(log)
         unrelated = delivery.unrelated(end.term)
-        if not unrelated or end.term < max(unrelated):  # an older term: the log is behind, and will hold the marker
+        if not unrelated:
             self._unrelated_since = math.inf
-            return not unrelated
-        now = anyio.current_time()
+            return True
+        now, newest = anyio.current_time(), list(delivery.beside)[-1]
         if self._beaten:
             self._unrelated_since = min(self._unrelated_since, now)
-        if not self._beaten or now < self._unrelated_since + RELATE_SECONDS:
+        if now < self._unrelated_since + (BEHIND_SECONDS if newest in unrelated else RELATE_SECONDS):
             return False
         self._unrelated_since = math.inf
-        delivery.settle()
-        delivery.continue_with(end.plus(1), "failover", fillable=False)
-        delivery.beside.clear()
-        self.tail = end
+        self._give_up(newest, end)
         return True
+
+    def _give_up(self, newest: int, end: Position) -> None:
+        """Deliver nothing from the log that might repeat what was heard beside it; what may be missing is final."""
+        delivery = self._delivery
+        delivery.settle()
+        delivery.beside.clear()
+        begun = delivery.timeline.convert(Position(newest, 0), end.term)
+        if begun is None:
+            delivery.continue_with(end.plus(1), "failover", fillable=False)
+            self.tail = end
+        else:  # only sessions before the newest one are unrelated, so what came after its marker can be told apart
+            delivery.beside[newest] = None
+            self.tail = begun
 
     async def _learn_terms(self, log: Log) -> None:
         """The relations beside the log: its markers may have been trimmed, or lie before where this source began."""

@@ -78,6 +78,8 @@ def _ask(target: SentinelTarget, address: Address, socket_seconds: float) -> Wor
         "socket_connect_timeout": socket_seconds,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
+        "decode_responses": True,
+        "encoding_errors": "replace",
     }
     sentinel = Sentinel([address], sentinel_kwargs=options)  # type: ignore[no-untyped-call]
     (client,) = sentinel.sentinels
@@ -85,6 +87,9 @@ def _ask(target: SentinelTarget, address: Address, socket_seconds: float) -> Wor
     try:
         with client:
             masters = cast(dict[str, dict[str, Any]], client.sentinel_masters())
+            named = client.execute_command(  # type: ignore[no-untyped-call]
+                "SENTINEL GET-MASTER-ADDR-BY-NAME", target.service
+            )
     except (AuthenticationError, NoPermissionError) as error:
         raise RedisUnusable(
             f"{where} does not let us in, see sentinel_username and sentinel_password ({_line(error)})"
@@ -96,11 +101,13 @@ def _ask(target: SentinelTarget, address: Address, socket_seconds: float) -> Wor
     except (RedisError, TypeError, ValueError, LookupError) as error:
         raise RedisUnusable(f"{where} is no Sentinel ({_line(error)})") from error
     state = masters.get(target.service)
-    if state is None:
+    if state is None or named is None:
         raise RedisUnusable(f"{where} does not know it, only {', '.join(map(repr, sorted(masters))) or 'nothing'}")
-    if not sentinel.check_master_state(state, target.service):  # type: ignore[no-untyped-call]
+    # In a failover the promoted one is named first, and described only once all replicas follow it.
+    is_described = named == (state["ip"], state["port"])
+    if is_described and not sentinel.check_master_state(state, target.service):  # type: ignore[no-untyped-call]
         raise RedisLost(f"{where} has seen it go down, and no other one in its place yet")
-    return Word(state["config-epoch"], state["ip"], state["port"])
+    return Word(state["config-epoch"], *named)
 
 
 def _line(error: BaseException) -> str:

@@ -29,7 +29,8 @@ PATIENCE_SECONDS = 0.2
 POLL_SECONDS = 0.05
 FAREWELL_SECONDS = 0.2
 GONE_SECONDS = 0.6
-"""The same where no other listener beats: one that could continue exactly would have stepped in by now."""
+"""The same where no other listener beats, or the tail is this relay's own: one that could continue it exactly would
+have stepped in by now."""
 TAKEOVER_SECONDS = 2.0
 """How long a relay that can only leave a gap waits for one that continues the log exactly."""
 
@@ -151,7 +152,7 @@ class Publisher:
                     await self._look_again(log)
             case Break(index, at):
                 alone = await log.listeners_beating() is None
-                if self._stood_still(GONE_SECONDS if alone else TAKEOVER_SECONDS):
+                if self._stood_still(GONE_SECONDS if alone or self.appending else TAKEOVER_SECONDS):
                     if await self._append(log, index, at):
                         telemetry.log.warning(
                             "The log could not be continued exactly: it goes on at %s after a gap", at
