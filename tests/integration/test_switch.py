@@ -168,3 +168,51 @@ async def test_sessions_terminated_everywhere_are_one_final_gap(stack: Stack) ->
         await reader.until(lambda: len(reader.events) >= 20)
         assert numbers(reader.events) == list(range(20))
         assert [gap.reason for gap in reader.gaps] == ["postgres_session_lost"]
+
+
+async def test_two_sets_of_channels_side_by_side(stack: Stack) -> None:
+    """As in a rolling change of the channels: two logs, and nobody is in the other's way."""
+    old = stack.settings(channels=("a", "b"))
+    new = stack.settings(channels=("a", "c"), redis_prefix=old.redis_prefix)
+    async with (
+        running_relay(old),
+        running_relay(new),
+        running_relay(old),
+        running_relay(new),
+        running_reader(old) as one,
+        running_reader(new) as other,
+    ):
+        for first in range(0, 60, 3):
+            await notify(stack, first, 1, "a")
+            await notify(stack, first + 1, 1, "b")
+            await notify(stack, first + 2, 1, "c")
+        await one.until(lambda: len(one.events) >= 40)
+        await other.until(lambda: len(other.events) >= 40)
+        assert numbers(one.events) == [number for number in range(60) if number % 3 != 2]
+        assert numbers(other.events) == [number for number in range(60) if number % 3 != 1]
+        assert one.gaps == other.gaps == []
+        for settings in (old, new):
+            assert stack.redis.command("EXISTS", f"{old.redis_prefix}:{settings.digest}:log") == 1
+
+
+async def test_a_backlog_that_is_full_while_redis_is_away_stays_within_its_bound(stack: Stack) -> None:
+    settings = stack.settings(backlog_bytes=65_536)
+    async with running_relay(settings) as relay, running_reader(settings) as reader:
+        await notify(stack, 0, 10)
+        await complete(reader, 10)
+        await trio.to_thread.run_sync(stack.redis.kill)
+        await reader.mode("direct")
+        with trio.fail_after(10):
+            await relay.listener.draining.wait_for(lambda draining: not draining)
+        session = await relay.listener.opened()
+        await notify(stack, 10, 2_000)
+        with trio.fail_after(10):
+            await relay.listener.session.wait_for(lambda now: now is not None and now is not session)
+        assert relay.tape.backlog_bytes <= settings.backlog_bytes
+        await complete(reader, 2_010)
+        await trio.to_thread.run_sync(stack.redis.start)
+        await reader.mode("redis")
+        await notify(stack, 2_010, 10)
+        await complete(reader, 2_020)
+        assert await appending(relay)
+        assert relay.tape.backlog_bytes == 0
