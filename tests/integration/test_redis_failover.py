@@ -4,17 +4,30 @@ The same measurements and the same oracle as in test_failover.py. The log must g
 numbers, and nobody may miss anything: what the new server lacks, the listeners have.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from tests.support import redis as rd
-from tests.support.fleet import LISTENER, WHOLE, WORKER, Fleet, Servers, expect_no_gap, running_fleet, through
+from tests.support.bridge_log import SWITCH, expect_in_order
+from tests.support.fleet import (
+    LISTENER,
+    WHOLE,
+    WORKER,
+    Fleet,
+    Servers,
+    expect_no_gap,
+    running_fleet,
+    through,
+    wait_until_back,
+)
 from tests.support.fleet import redis as redis
 from tests.support.fleet import servers as servers
 from tests.support.process import wait_until
 from tests.support.proxy import Proxy, proxy_of
+from tests.support.sentinel import watched_pair
 
 
 @pytest.fixture
@@ -80,3 +93,24 @@ def test_an_old_state_comes_back_and_goes_again(
         fleet.wait_until_healthy()
         expect_no_gap(traffic, "whole")
         traffic.settle(gaps=0)
+
+
+def test_sentinel_promotes_the_replica_of_a_killed_master(servers: Servers) -> None:
+    """PostgreSQL feeds the worker until Sentinel has decided; then everything goes on at the new master."""
+    with watched_pair(servers[1].binary) as watched, running_fleet(servers, "sentinel") as fleet:
+        for name, arguments in {"listener": LISTENER, "worker": WORKER, "whole": WHOLE}.items():
+            fleet.add(name, arguments, REDIS_URL=watched.url)
+        fleet.wait()
+        with fleet.traffic("worker", "whole") as traffic:
+            killed, master = time.time(), watched.master
+            master.kill()
+            traffic.flow()
+            wait_until(lambda: watched.master is not master, lambda: "no failover")
+            promoted = time.time()
+            back = wait_until_back(fleet, promoted)
+            print(f"promoted after {promoted - killed:.2f} s, back in Redis mode {back:.2f} s later")
+            fleet.wait_until_healthy()
+            traffic.flow()
+            expect_in_order(fleet.processes["worker"], killed, *SWITCH)
+            expect_no_gap(traffic, "whole")
+            traffic.settle(gaps=0)
