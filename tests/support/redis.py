@@ -80,6 +80,7 @@ class RedisServer:
     binary: Binary
     directory: Path
     config: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     port: int = 0
     tls_port: int = 0
     admin_password: str | None = None
@@ -119,7 +120,10 @@ class RedisServer:
         configuration.write_text("\n".join(lines) + "\n")
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self.binary.path, str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [self.binary.path, str(configuration), *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self._wait_until_answering()
 
