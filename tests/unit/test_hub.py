@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from bridge.core.events import Event, Filled, Gap, Notification, event
+from bridge.core.events import Event, Filled, Gap, Notification, event, late
 from bridge.core.position import Position
 from bridge.core.topics import Subscription
 from bridge.hub import Client, Hub
@@ -299,3 +299,46 @@ async def test_a_peer_without_a_sign_of_life_is_dropped() -> None:
         one_ping()
         assert hub.client_count == 1
         assert (state(dead), state(alive)) == (State.CLOSED, State.OPEN)
+
+
+def late_in(hole: tuple[Position, Position], seq: int) -> Event:
+    return late(happening(seq), hole)
+
+
+async def test_late_events_and_the_end_of_a_gap_are_for_those_who_were_told_of_it() -> None:
+    hub = make_hub()
+    hole = (Position(1, 3), Position(2, 0))
+    async with peers(hub, EVERYTHING) as (before,):
+        hub.deliver([happening(3), Gap(*hole, "failover", pending=True)])
+        async with peers(hub, EVERYTHING) as (after,):
+            hub.deliver([happening(9), late_in(hole, 4), late_in(hole, 5), Filled(*hole), happening(10)])
+            told = await before.read_count(8)
+            assert numbers(told) == [3, 9, 4, 5, 10]
+            assert [m["type"] for m in told if isinstance(m, dict)][2] == "gap"
+            assert [m["type"] for m in told if isinstance(m, dict)][6] == "filled"
+            messages = await after.read_count(3)
+            assert numbers(messages) == [9, 10]
+            assert [m["type"] for m in messages if isinstance(m, dict)] == [
+                "subscribed",
+                "notification",
+                "notification",
+            ]
+
+
+async def test_a_final_gap_that_was_never_pending_is_for_everybody() -> None:
+    hub = make_hub()
+    async with peers(hub, EVERYTHING, EVERYTHING) as both:
+        hub.deliver([Gap(Position(1, 3), Position(2, 0), "failover")])
+        for peer in both:
+            assert (await peer.read_count(2))[1]["reason"] == "failover"  # type: ignore[call-overload]
+
+
+async def test_a_late_event_outside_of_every_gap_is_for_those_who_had_surely_subscribed_before_it() -> None:
+    hub = make_hub(live=False)
+    hub.set_live(Position(1, 3))
+    async with peers(hub, EVERYTHING) as (before,):
+        hub.set_live(Position(1, 9))
+        async with peers(hub, EVERYTHING) as (after,):
+            hub.deliver([late(happening(5), None), happening(10)])
+            assert numbers(await before.read_count(3)) == [5, 10]
+            assert numbers(await after.read_count(2)) == [10]
