@@ -1,7 +1,10 @@
 """Straight from PostgreSQL: LISTEN sessions of this process alone, without Redis."""
 
+import random
 from collections.abc import Sequence
 from functools import partial
+
+import anyio
 
 from bridge import telemetry
 from bridge.core import events
@@ -11,6 +14,9 @@ from bridge.feed.delivery import Delivery
 from bridge.feed.source import FeedState, Report
 from bridge.links.openers import OpenSession, Session
 from bridge.links.sessions import Sessions
+
+SPREAD_SECONDS = 0.05
+"""Workers that lose Redis together do not knock at PostgreSQL in the same millisecond."""
 
 
 class DirectSource:
@@ -34,6 +40,8 @@ class DirectSource:
     async def run(self, report: Report) -> None:
         """Bring what sessions hear, from the first marker on. Never returns; cancelling closes the session."""
         self._reason = "failover" if self._beside_log else "postgres_session_lost"
+        if self._beside_log:
+            await anyio.sleep(SPREAD_SECONDS * random.random())
         self._sessions = Sessions(
             self._open_session,
             self._retry_seconds,
