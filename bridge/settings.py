@@ -178,7 +178,10 @@ class Settings(BaseSettings):
     def _redis(cls, value: str) -> str:
         if value.startswith("redis+sentinel://"):
             return value  # several hosts are more than `urlsplit` can read
-        parts = urlsplit(value)
+        try:
+            parts = urlsplit(value)
+        except ValueError as error:  # its text may quote a part of the password
+            raise ValueError("it cannot be read; special characters in the password are percent-encoded") from error
         if parts.scheme not in ("redis", "rediss", "unix"):
             raise ValueError
         if parts.scheme == "unix" and not parts.path:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -22,6 +23,11 @@ from bridge.links.redis_url import Address, RedisTarget, SentinelTarget, place
 
 GRACE_SECONDS = 0.1
 """After the first answer: how long the others may take, as long as a majority has not answered."""
+
+MAX_THREADS = 16
+"""Of their own: where host names are not resolved for long, the waiting threads must not starve PostgreSQL's."""
+
+_limiter = RunVar[anyio.CapacityLimiter]("threads that ask Sentinels")
 
 
 @dataclass(frozen=True, order=True)
@@ -48,7 +54,9 @@ async def find_master(target: SentinelTarget, timeout_seconds: float) -> RedisTa
 
     async def ask(address: Address, scope: anyio.CancelScope) -> None:
         try:
-            word = await anyio.to_thread.run_sync(_ask, target, address, timeout_seconds / 2, abandon_on_cancel=True)
+            word = await anyio.to_thread.run_sync(
+                _ask, target, address, timeout_seconds / 2, abandon_on_cancel=True, limiter=_threads()
+            )
         except RedisLost as error:
             troubles[address] = error
             return
@@ -67,6 +75,14 @@ async def find_master(target: SentinelTarget, timeout_seconds: float) -> RedisTa
         raise (RedisUnusable if unusable else RedisLost)(f"no Sentinel names a master of {target.service!r}: {reasons}")
     newest = max(words)
     return dataclasses.replace(target.master, host=newest.host, port=newest.port)
+
+
+def _threads() -> anyio.CapacityLimiter:
+    limiter = _limiter.get(None)
+    if limiter is None:
+        limiter = anyio.CapacityLimiter(MAX_THREADS)
+        _limiter.set(limiter)
+    return limiter
 
 
 def _ask(target: SentinelTarget, address: Address, socket_seconds: float) -> Word:

@@ -164,6 +164,8 @@ def test_an_address_that_others_reach_needs_an_explicit_word(monkeypatch: pytest
         ("database_url", "password=hunter2 port=x"),
         ("redis_url", "redis://:hunter2@host:x"),
         ("redis_url", "redis://user:hunt/hunter2@host:x"),
+        ("redis_url", "redis://:[hunter2]@host"),
+        ("redis_url", "rediss+sentinel://:hunter2@h/service?sentinel_password=hunter2"),
     ],
 )
 def test_passwords_are_not_shown(field: str, value: str) -> None:
