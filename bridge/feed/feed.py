@@ -60,6 +60,7 @@ class Feed:
         self._metrics = metrics
         self._log_state: Observable[FeedState] = Observable(FeedState("none"))
         self._backoff = Backoff(retry_seconds)
+        self._lost = ""
 
     @property
     def log_view(self) -> LogView | None:
@@ -91,6 +92,7 @@ class Feed:
     async def _fall_back(self) -> None:
         """Feed from PostgreSQL until the log has joined beside it."""
         lost = self._log_state.value.reason or f"no listener has been heard for {self._grace_seconds:g} s"
+        self._lost = lost
         self._report(FeedState("none", lost))
         telemetry.redis_failed(RedisLost(lost))
         telemetry.switching_to_direct()
@@ -122,8 +124,10 @@ class Feed:
         self._log_state.set(state)
 
     def _report_direct(self, state: FeedState) -> None:
-        if state.mode == "direct" and self.state.value.mode != "direct":
-            telemetry.switched_to_direct()
+        if state.mode == "direct":
+            if self.state.value.mode != "direct":
+                telemetry.switched_to_direct()
+            state = FeedState("direct", self._lost)
         self._report(state)
 
     def _report(self, state: FeedState) -> None:

@@ -16,7 +16,7 @@ class FeedState:
 
     mode: Mode
     reason: str = ""
-    """Why the mode is `none`."""
+    """Why the mode is `none`, or is `direct` although Redis is used."""
 
 
 Report = Callable[[FeedState], None]
