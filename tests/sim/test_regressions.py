@@ -33,6 +33,23 @@ RUNS = {
         '[0.01,"redis_loading",0,5.0,0],[0.5,"postgres_restart",5,0.05,1],[0.1,"postgres_restart",5,1.5,10]],'
         "true,1000,true]"
     ),
+    "a gap was announced again for a log that had lost its newest entries": (
+        '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[1.0,"big_burst",0,0.05,0],[0.0,"session_cut",0,0.05,0],'
+        '[0.5,"big_burst",0,0.05,0],[0.5,"forget_newest",0,0.05,10]],true,1000,false]'
+    ),
+    "a break in the log that was heard beside it was announced as a gap": (
+        '[2,[["worker",0],["listener",0],["both",1]],[[2.5,"wire_deaf",1,0.05,0],[1.0,"end",1,0.05,0],[1.0,"end",1,0.05,0]],'
+        "true,1000,true]"
+    ),
+    "a backlog that was cut left the process's own feed behind its end": (
+        '[0,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
+        '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,40],[0.0,"redis_restart",0,0.8,0]],'
+        "true,1000,true]"
+    ),
+    "a session of an earlier clock kept a worker from the log for ever": (
+        '[0,[["listener",0],["worker",0]],[[0.1,"wire_cut",0,0.05,0],[0.01,"postgres_restart",0,2.5,0],'
+        '[0.5,"skew",0,0.05,0]],true,1000,true]'
+    ),
 }
 
 NO_GAP_AT_ALL = {
