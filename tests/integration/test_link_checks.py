@@ -9,7 +9,8 @@ import trio
 
 from bridge.links.openers import RealLinks, Session
 from bridge.links.sessions import TERM_SHIFT
-from tests.support.link_checks import CHECKS, HISTORY_ENTRIES, Check
+from tests.support.link_bench import HISTORY_ENTRIES
+from tests.support.link_checks import CHECKS, Check
 from tests.support.stack import Stack
 
 

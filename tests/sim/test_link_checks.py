@@ -17,7 +17,8 @@ from tests.sim.postgres_server import Connection
 from tests.sim.process import MemoryLinks
 from tests.sim.runtime import run
 from tests.sim.world import World
-from tests.support.link_checks import CHECKS, HISTORY_ENTRIES, Check
+from tests.support.link_bench import HISTORY_ENTRIES
+from tests.support.link_checks import CHECKS, Check
 
 
 class MemoryBench:

@@ -5,8 +5,6 @@ the same checks as the real ones, so that what the simulation proves holds for r
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
 
 import anyio
 import pytest
@@ -15,50 +13,18 @@ import trio
 from bridge.core.events import Body, Entry, Heard, Marker, Notification, Unreadable
 from bridge.core.position import Position
 from bridge.errors import ForeignLog, LogRefused, PostgresLost, RedisLost
-from bridge.links.openers import Ear, Links, Log, Session
+from bridge.links.openers import Ear, Log, Session
 from bridge.links.postgres_start import DatabaseIdentity
 from bridge.links.redis_log import Appended, LogState
-from bridge.settings import Settings
+from tests.support.link_bench import HISTORY_ENTRIES, Bench
 
 WAIT_SECONDS = 20.0
-HISTORY_ENTRIES = 300
 NODE_ENTRIES = 200
 """Redis trims whole nodes of its tree: so many entries more than asked for may stay."""
 TERM = 3831627511627511297
 HERE = DatabaseIdentity("7483647483647", "16384")
 ELSEWHERE = DatabaseIdentity("7483647483648", "16384")
 EMPTY = LogState(None, None)
-
-
-class Bench(Protocol):
-    """Two servers, links to them, and everything that may happen to them. Redis is empty when a check begins."""
-
-    settings: Settings
-    """Channels "a" and "b", a history of `HISTORY_ENTRIES`."""
-
-    @property
-    def links(self) -> Links: ...
-
-    async def notify(self, *notifications: tuple[str, str]) -> None:
-        """One transaction with these channels and payloads."""
-
-    async def terminate(self, session: Session) -> None:
-        """pg_terminate_backend."""
-
-    async def flush(self) -> None: ...
-    async def delete(self, key: str) -> None:
-        """Delete a key of the log, such as "meta"."""
-
-    async def trim_all(self) -> None:
-        """XTRIM MAXLEN 0."""
-
-    async def forget_scripts(self) -> None: ...
-    async def restart_redis_empty(self) -> None: ...
-    async def stop_redis(self) -> None: ...
-    async def start_redis(self) -> None: ...
-    def out_of_memory(self) -> AbstractAsyncContextManager[None]: ...
-    def replica(self) -> AbstractAsyncContextManager[None]:
-        """It takes no writes, as a replica."""
 
 
 Check = Callable[[Bench], Awaitable[None]]
