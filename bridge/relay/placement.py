@@ -71,10 +71,10 @@ def _begin(tape: Tape, timeline: Timeline, numbering: Position | None) -> Placem
             skip = max(0, 1 - first.seq)  # a stream's ids begin at seq 0, and the log may have begun after this segment
             if segment.start + skip < segment.end:
                 return Append(segment.start + skip, first.plus(skip))
-    segment = tape.segments[0]
-    if numbering is not None and segment.term < numbering.term:
-        return Remark()
-    return Append(segment.start, segment.first)
+    for segment in tape.segments:
+        if numbering is None or segment.term > numbering.term:
+            return Append(segment.start, segment.first)
+    return Remark()
 
 
 def _new_term(tape: Tape, timeline: Timeline, tail: Position) -> Placement:

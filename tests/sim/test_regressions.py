@@ -50,6 +50,11 @@ RUNS = {
         '[0,[["listener",0],["worker",0]],[[0.1,"wire_cut",0,0.05,0],[0.01,"postgres_restart",0,2.5,0],'
         '[0.5,"skew",0,0.05,0]],true,1000,true]'
     ),
+    "an emptied log was never begun again by a tape that began with an older session": (
+        '[453,[["listener",0],["both",0],["worker",0],["listener",0]],[[0.5,"session_terminated",3,5.0,1],[0.'
+        '0,"session_terminated",0,0.8,3],[0.1,"postgres_stall",5,2.5,40],[0.0,"postgres_restart",0,2.5,1],[1.'
+        '0,"leave",0,1.5,3],[0.5,"redis_oom",4,1.5,0],[0.1,"flush",0,1.5,1]],true,20,true]'
+    ),
 }
 
 NO_GAP_AT_ALL = {

@@ -97,6 +97,14 @@ P = Position
         pytest.param(
             tape_of((9, 0, 9)), related(), None, P(7, 2), Append(0, P(9, 0)), id="emptied, not related, higher term"
         ),
+        pytest.param(
+            tape_of((5, 0, 3), (9, 0, 2)),
+            related(),
+            None,
+            P(7, 2),
+            Append(3, P(9, 0)),
+            id="emptied, and only a later session is above the numbering",
+        ),
     ],
 )
 def test_cases(
