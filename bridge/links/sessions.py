@@ -120,7 +120,8 @@ class Sessions:
         async with self._open_session(floor=self._floor) as session:
             if self.current.value is not None:
                 await anyio.sleep(LAST_LOOK_SECONDS)
-                if not self.current.value.suspect:
+                current = self.current.value  # it may have ended meanwhile
+                if current is not None and not current.suspect:
                     return
             if self._current_scope is not None:
                 self._current_scope.cancel()

@@ -176,6 +176,17 @@ async def test_a_suspect_session_that_ends_leaves_its_replacement(autojump_clock
         assert len(world.floors) == 2, "the replacement that was opening is the one that is used"
 
 
+async def test_a_suspect_session_that_ends_at_the_last_look(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as world:
+        world.latency_seconds = 1.0
+        world.made[0].be_suspect()
+        await settle(1.0 + LAST_LOOK_SECONDS / 2)
+        world.made[0].fail()
+        await settle(LAST_LOOK_SECONDS)
+        assert world.told == [("opened", 1), ("lost", 0), ("opened", 2)]
+        assert world.open_terms == [2]
+
+
 async def test_beginning_again_keeps_above_a_term(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as world:
         world.sessions.keep_above(7 << 22 | 99)
