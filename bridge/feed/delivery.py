@@ -54,6 +54,8 @@ class Delivery:
         self.recent_gaps: deque[AnnouncedGap] = deque(maxlen=RECENT)
         self.beside: dict[int, None] = {}
         """Terms of sessions heard beside the log: until they are related to it, its entries might repeat theirs."""
+        self.beside_open = False
+        """Whether a source beside the log may bring something: from `open_beside` until the log has joined it."""
         self._ledger = Ledger(self.timeline)
         self._holes: list[Hole] = []
         self._sink = sink
@@ -127,8 +129,13 @@ class Delivery:
         """Terms heard beside the log that are not related to its term."""
         return [other for other in self.beside if self.timeline.convert(Position(other, 0), term) is None]
 
+    def open_beside(self) -> None:
+        """The log is not live: a source beside it begins."""
+        self.beside_open = True
+
     def joined(self) -> None:
-        """The log has caught up with everything heard beside it: settle the holes."""
+        """The log has caught up with everything heard beside it: that source is over, and the holes are settled."""
+        self.beside_open = False
         self.beside.clear()
         self.settle()
 

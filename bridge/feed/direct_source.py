@@ -41,6 +41,7 @@ class DirectSource:
         """Bring what sessions hear, from the first marker on. Never returns; cancelling closes the session."""
         self._reason = "failover" if self._beside_log else "postgres_session_lost"
         if self._beside_log:
+            self._delivery.open_beside()
             await anyio.sleep(SPREAD_SECONDS * random.random())
         self._sessions = Sessions(
             self._open_session,
@@ -57,6 +58,8 @@ class DirectSource:
 
     def _opened(self, report: Report, session: Session) -> None:
         telemetry.connected_to_postgres()
+        if self._over:
+            return
         marker = Position(session.term, 0)
         self._delivery.continue_with(marker, self._reason, fillable=self._beside_log)
         self._delivery.passed(marker)
@@ -66,7 +69,13 @@ class DirectSource:
         report(FeedState("direct"))
 
     def _heard(self, session: Session, heard: Sequence[Heard]) -> None:
-        deliver_heard(self._delivery, heard, session.marker.digest)
+        if not self._over:
+            deliver_heard(self._delivery, heard, session.marker.digest)
+
+    @property
+    def _over(self) -> bool:
+        """Whether the log has joined meanwhile, and this source is about to be cancelled."""
+        return self._beside_log and not self._delivery.beside_open
 
 
 def deliver_heard(delivery: Delivery, heard: Sequence[Heard], digest: str) -> None:

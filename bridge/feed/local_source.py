@@ -56,7 +56,9 @@ class LocalSource:
 
     async def run(self, report: Report) -> None:
         """Bring what the listener hears. Never returns, never fails: the listener opens its sessions itself."""
-        if not self._beside_log:
+        if self._beside_log:
+            self._delivery.open_beside()
+        else:
             self._listener.draining.set(True)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_for_loss, report)
@@ -69,6 +71,8 @@ class LocalSource:
             if self._listener.session.value is not None and tape.end > 0:
                 report(FeedState("direct"))
             await tape.grown(index)
+            if self._beside_log and not delivery.beside_open:
+                return  # the log has joined meanwhile, and this source is about to be cancelled
             index = self._where(index, last)
             heard = tape.run(index, BATCH_ENTRIES)
             if not heard:
