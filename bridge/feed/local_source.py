@@ -88,9 +88,9 @@ class LocalSource:
     def _join(self) -> int:
         """The index of the first entry to deliver: what follows the newest one delivered, or else the next to come."""
         tape, position = self._tape, self._delivery.position
-        index = tape.after(position, self._delivery.timeline) if position is not None else None
-        if index is not None:
-            return index
+        if position is not None:
+            index = tape.after(position, self._delivery.timeline)
+            return tape.end if index is None else index
         if tape.last is not None:
             self._continue_with(tape.last.plus(1))
         return tape.end

@@ -55,6 +55,10 @@ RUNS = {
         '0,"session_terminated",0,0.8,3],[0.1,"postgres_stall",5,2.5,40],[0.0,"postgres_restart",0,2.5,1],[1.'
         '0,"leave",0,1.5,3],[0.5,"redis_oom",4,1.5,0],[0.1,"flush",0,1.5,1]],true,20,true]'
     ),
+    "the tape of a session that was lost was taken for what comes next": (
+        '[18766962,[["both",0],["worker",0],["listener",0],["listener",0],["both",1]],'
+        '[[1.0,"postgres_restart",0,0.8,0],[1.0,"postgres_restart",0,0.3,0]],true,1000,false]'
+    ),
 }
 
 NO_GAP_AT_ALL = {
