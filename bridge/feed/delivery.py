@@ -133,10 +133,14 @@ class Delivery:
         """The log is not live: a source beside it begins."""
         self.beside_open = True
 
-    def joined(self) -> None:
-        """The log has caught up with everything heard beside it: that source is over, and the holes are settled."""
+    def close_beside(self) -> None:
+        """Whatever source there was beside the log is over."""
         self.beside_open = False
         self.beside.clear()
+
+    def joined(self) -> None:
+        """The log has caught up with everything heard beside it: that source is over, and the holes are settled."""
+        self.close_beside()
         self.settle()
 
     def settle(self) -> None:

@@ -55,6 +55,7 @@ class DirectSource:
             await self._sessions.run()
         finally:
             self._sessions = None
+            self._delivery.close_beside()
 
     def _opened(self, report: Report, session: Session) -> None:
         telemetry.connected_to_postgres()

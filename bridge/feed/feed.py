@@ -18,7 +18,7 @@ import anyio
 
 from bridge import telemetry
 from bridge.core.backoff import Backoff
-from bridge.errors import LinkLost, RedisLost, RedisUnusable
+from bridge.errors import LinkLost, LogRefused, RedisLost, RedisUnusable
 from bridge.feed.delivery import RECENT
 from bridge.feed.source import FeedState, LogView, Source
 from bridge.links.openers import Session
@@ -109,7 +109,7 @@ class Feed:
         while True:
             try:
                 await log.run(self._report_log)
-            except LinkLost as error:
+            except (LinkLost, LogRefused) as error:
                 self._log_state.set(FeedState("none", telemetry.error_text(error)))
                 telemetry.connection_error(error, first=self._backoff.failures == 0)
                 delay = self._backoff.next(random.random())

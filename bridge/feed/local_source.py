@@ -16,11 +16,19 @@ from bridge.telemetry import Observable
 BATCH_ENTRIES = 500
 
 
+class Segment(Protocol):
+    """An unbroken run of positions on the tape, from the index `start` on."""
+
+    start: int
+
+
 class Tape(Protocol):
     """What the listener heard, by index, as `bridge.relay.tape.Tape` keeps it."""
 
     end: int
 
+    @property
+    def segments(self) -> Sequence[Segment]: ...
     @property
     def start(self) -> int: ...
     @property
@@ -60,9 +68,12 @@ class LocalSource:
             self._delivery.open_beside()
         else:
             self._listener.draining.set(True)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_for_loss, report)
-            await self._follow(report)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch_for_loss, report)
+                await self._follow(report)
+        finally:
+            self._delivery.close_beside()
 
     async def _follow(self, report: Report) -> None:
         delivery, tape = self._delivery, self._tape
@@ -98,10 +109,11 @@ class LocalSource:
     def _where(self, index: int, last: Position | None) -> int:
         """Where to go on after `last`: at `index`, unless a full backlog was cut and others have taken its place."""
         tape = self._tape
+        cut = tape.segments[-1].start if tape.segments else tape.end
         if last is not None and index > tape.start and [one.position for one in tape.read(index - 1, 1)] != [last]:
             after = tape.after(last, self._delivery.timeline)
-            return tape.end if after is None else after
-        return max(index, tape.start)
+            return cut if after is None else after
+        return cut if index > tape.end else max(index, tape.start)
 
     def _continue_with(self, first: Position) -> None:
         if self._beside_log:

@@ -162,6 +162,7 @@ class LogSource:
         delivery.beside.clear()
         begun = delivery.timeline.convert(Position(newest, 0), end.term)
         if begun is None:
+            delivery.close_beside()
             delivery.continue_with(end.plus(1), "failover", fillable=False)
             self.tail = end
         else:  # only sessions before the newest one are unrelated, so what came after its marker can be told apart

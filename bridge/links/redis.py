@@ -14,7 +14,7 @@ import anyio.abc
 import hiredis
 from anyio.streams.tls import TLSStream
 
-from bridge.errors import BridgeError, RedisLost, RedisUnusable
+from bridge.errors import BridgeError, LogRefused, RedisLost, RedisUnusable
 from bridge.links.redis_errors import NoPermission, RedisReplyError, error_for
 from bridge.links.redis_sentinel import find_master
 from bridge.links.redis_url import RedisTarget, SentinelTarget, parse_redis_url
@@ -187,8 +187,8 @@ class RedisLink:
                     self._messages.append((reply[1], reply[2]))
                 elif reply[0] == b"subscribe":
                     confirmed.add(reply[1])
-            elif isinstance(reply, BridgeError):
-                raise reply
+            elif isinstance(reply, BridgeError) and not isinstance(reply, LogRefused):
+                raise reply  # but -MISCONF answers a PING: a Redis that cannot save is alive, and still publishes
         return confirmed
 
     def _parse(self) -> list[Reply]:

@@ -90,7 +90,7 @@ class Publisher:
             try:
                 async with self._open_log() as log:
                     await self._keep_up(log, backoff)
-            except (RedisLost, ForeignLog) as error:
+            except (RedisLost, LogRefused, ForeignLog) as error:
                 self.error = error
                 telemetry.connection_error(error, first=backoff.failures == 0)
                 delay = backoff.next(random.random())
@@ -104,6 +104,7 @@ class Publisher:
         self.appending = await log.listeners_beating() is None
         telemetry.connected_to_redis()
         self.error, self._next_beat, self.connected = None, 0.0, True
+        self._watch = None
         self._listener.draining.set(True)
         refusals = Backoff(self._retry_seconds)
         try:
@@ -116,7 +117,9 @@ class Publisher:
                 except LogRefused as error:
                     self.error = error
                     telemetry.connection_error(error, first=refusals.failures == 0)
+                    self._listener.draining.set(False)  # a log that takes nothing must not make PostgreSQL's queue wait
                     await anyio.sleep(refusals.next(random.random()))
+                    self._listener.draining.set(True)
                     self._saw(await log.state())
         finally:
             self.connected = False
@@ -232,6 +235,8 @@ class Publisher:
         self._saw(await log.state())
         if self._state == before:
             await self._beat(log)
+        else:
+            await anyio.sleep(POLL_SECONDS)
 
     async def _beat(self, log: Log) -> None:
         """Say that this listener hears and appends. Only to be called when the log was just seen to work."""

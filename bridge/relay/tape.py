@@ -125,6 +125,7 @@ class Tape:
         dropped = self.end - at
         del self._entries[at - self._start :]
         self.end = at
+        self.published = min(self.published, at)
         while self.segments and self.segments[-1].start >= at:
             self.segments.pop()
         if self.segments:
