@@ -6,9 +6,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+import trio
 
 from bridge.errors import ForeignLog, LogRefused, RedisLost
-from bridge.links.redis import RedisLink
+from bridge.links.redis import RedisLink, open_redis, parse_redis_url
 from bridge.links.redis_log import Appended, RedisLog
 from tests.support.redis import RedisServer
 from tests.support.redis_log import (
@@ -187,3 +188,15 @@ async def test_taking_back_a_beat_while_writes_are_refused(redis_server: RedisSe
         await log.stop_beating("me")
     await log.stop_beating("me")
     assert await log.listeners_beating() is None
+
+
+async def test_a_redis_that_cannot_save_is_still_heard(redis_server: RedisServer) -> None:
+    """It answers even PING with -MISCONF: that is life, and no reason to end the subscription."""
+    target = parse_redis_url(redis_server.url)
+    async with open_redis(target, timeout_seconds=0.2, name="test") as ear:
+        await ear.subscribe("news")
+        with failing_disk(redis_server):
+            with trio.move_on_after(0.5):
+                await ear.messages()
+            redis_server.command("PUBLISH", "news", "x")
+            assert await ear.messages() == [(b"news", b"x")]
