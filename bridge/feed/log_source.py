@@ -121,6 +121,8 @@ class LogSource:
 
     async def _join(self, log: Log, report: Report) -> None:
         """One step towards joining: be related, read what was missed, catch up with what is heard beside the log."""
+        if self.tail is not None and self._delivery.unrelated(self.tail.term):
+            self._joining_to = None  # another session was opened beside the log while it was joining
         if self._joining_to is None:
             end = (await log.state()).tail
             if end is None or not await self._related(log, end):

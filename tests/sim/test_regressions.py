@@ -59,6 +59,11 @@ RUNS = {
         '[18766962,[["both",0],["worker",0],["listener",0],["listener",0],["both",1]],'
         '[[1.0,"postgres_restart",0,0.8,0],[1.0,"postgres_restart",0,0.3,0]],true,1000,false]'
     ),
+    "the log joined although another session had been opened beside it meanwhile": (
+        '[212,[["listener",0],["both",0],["both",0],["both",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.0,"'
+        'slow_postgres",0,0.05,40],[0.1,"big_burst",0,0.05,0],[0.1,"evict",0,0.05,0],[0.1,"big_burst",0,0.05,'
+        '40],[0.1,"redis_stall",0,0.8,0],[0.1,"redis_oom",0,0.8,0]],true,1000,true]'
+    ),
 }
 
 NO_GAP_AT_ALL = {
