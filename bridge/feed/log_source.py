@@ -132,12 +132,18 @@ class LogSource:
             self._start_at(end)
             await self._catch_up(log)
             self._joining_to = self._delivery.newest(end.term) or end
-        tail = self.tail
-        target = self._delivery.timeline.convert(self._joining_to, tail.term) if tail else None
-        if tail is not None and (target is None or tail >= target):
+        if self.tail is not None and self._caught_up(self.tail):
             self._joined, self._joining_to = True, None
             self._delivery.joined()
             report(FeedState("redis"))
+
+    def _caught_up(self, tail: Position) -> bool:
+        """Whether the log was read to where it ended when joining began, and to the marker of every session beside it,
+        also of one that was opened meanwhile: what came before a marker, only the log can bring."""
+        convert = self._delivery.timeline.convert
+        end = convert(self._joining_to, tail.term) if self._joining_to else None
+        markers = [convert(Position(term, 0), tail.term) for term in self._delivery.beside]
+        return (end is None or tail >= end) and all(marker is not None and tail >= marker for marker in markers)
 
     async def _related(self, log: Log, end: Position) -> bool:
         """Whether the log's numbering is related to all that was heard beside it; past a limit, give that up."""

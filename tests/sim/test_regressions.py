@@ -66,6 +66,12 @@ RUNS = {
     ),
 }
 
+NO_FINAL_GAP = {
+    "the log joined before it had come to the marker of a session opened meanwhile": (
+        '[5,[["listener",0],["listener",0],["worker",0]],[[0.0,"wire_deaf",0,0.05,0]],true,1000,true]'
+    ),
+}
+
 NO_GAP_AT_ALL = {
     "an empty timeline of the relay was not shared with its process": (
         '[282,[["both",0],["both",0]],[[0.5,"wire_cut",0,5.0,10]],true,1000,true]'
@@ -86,3 +92,10 @@ def test_a_process_with_its_own_listener_loses_redis_without_any_gap(plan: str) 
     result = simulate(read(plan))
     assert result.violations == []
     assert result.gaps == []
+
+
+@pytest.mark.parametrize("plan", NO_FINAL_GAP.values(), ids=NO_FINAL_GAP)
+def test_a_single_failure_loses_nothing(plan: str) -> None:
+    result = simulate(read(plan))
+    assert not result.violations
+    assert not result.final_gaps
