@@ -71,7 +71,7 @@ class RelayHealth:
         """The LISTEN session, as its probes saw it."""
         listener = self._relay.listener
         if listener.session.value is None:
-            return {"state": "lost", "error": error_text(listener.error) if listener.error else None}
+            return _away(listener.error)
         return _session(listener.session.value)
 
     def redis(self) -> Json:
@@ -79,9 +79,14 @@ class RelayHealth:
         publisher, tape = self._relay.publisher, self._relay.tape
         if publisher is None:
             return {"state": "off"}
+        if not publisher.connected:
+            link = _away(publisher.error)
+        elif publisher.error:
+            link = {"state": "refusing", "error": error_text(publisher.error)}
+        else:
+            link = {"state": "writable", "error": None}
         return {
-            "state": ("refusing" if publisher.error else "writable") if publisher.connected else "lost",
-            "error": error_text(publisher.error) if publisher.error else None,
+            **link,
             "appending": publisher.appending,
             "tail": str(publisher.tail) if publisher.tail else None,
             "backlog_entries": tape.end - tape.written,
@@ -160,6 +165,11 @@ class ServerHealth:
                 for announced in self._delivery.recent_gaps
             ],
         }
+
+
+def _away(error: Exception | None) -> Json:
+    """A link that is not open: `lost`, or `unknown` while it was not tried."""
+    return {"state": "lost", "error": error_text(error)} if error else {"state": "unknown", "error": None}
 
 
 def _session(session: Session) -> Json:

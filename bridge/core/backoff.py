@@ -17,9 +17,12 @@ class Backoff:
         self.failures = 0
         """Delays given since the last reset."""
 
-    def next(self, jitter: float) -> float:
-        """The next delay in seconds, for a `jitter` in [0, 1): it doubles up to the longest."""
-        doublings = min(self.failures, 64)  # 2**64 first delays are longer than any longest one
+    def next(self, jitter: float, *, lasting: bool = False) -> float:
+        """The next delay in seconds, for a `jitter` in [0, 1): it doubles up to the longest.
+
+        It is the longest at once where the failure is `lasting`: one that somebody has to mend.
+        """
+        doublings = 64 if lasting else min(self.failures, 64)  # 2**64 first delays are longer than any longest one
         self.failures += 1
         delay = min(self._longest_seconds, self._first_seconds * 2.0**doublings)
         return delay * (1 + jitter) / 2

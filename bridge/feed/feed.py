@@ -36,9 +36,9 @@ class Change:
 class Feed:
     """Runs the log's source (None: there is no Redis) and, while that is not live, the direct one.
 
-    `state` says where events come from, and its changes can be awaited. `on_change` is called at each change of it,
-    before anything else is delivered. `grace_seconds` is how long a log that can be reached may take to become live at
-    the start, before the direct source opens.
+    `state` says where events come from, and its changes can be awaited. `on_change` is called at each change of it.
+    `grace_seconds` is how long a log that can be reached may take to become live at the start, before the direct source
+    opens.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class Feed:
         self.changes: deque[Change] = deque([Change(time.time(), self.state.value)], maxlen=RECENT)
         self._log = log
         self._direct = direct
-        self._retry_seconds = retry_seconds
         self._grace_seconds = grace_seconds
         self._on_change = on_change
         self._metrics = metrics
@@ -112,9 +111,7 @@ class Feed:
             except (LinkLost, LogRefused) as error:
                 self._log_state.set(FeedState("none", telemetry.error_text(error)))
                 telemetry.connection_error(error, first=self._backoff.failures == 0)
-                delay = self._backoff.next(random.random())
-                if isinstance(error, RedisUnusable):
-                    delay = self._retry_seconds
+                delay = self._backoff.next(random.random(), lasting=isinstance(error, RedisUnusable))
                 telemetry.reconnecting(delay)
                 await anyio.sleep(delay)
 

@@ -52,7 +52,6 @@ class Sessions:
         self.error: PostgresLost | None = None
         """Why there is no session now, or why the suspect one could not be replaced."""
         self._open_session = open_session
-        self._retry_seconds = retry_seconds
         self._opened = opened
         self._heard = heard
         self._lost = lost
@@ -150,7 +149,5 @@ class Sessions:
     def _failed(self, error: PostgresLost) -> None:
         self.error = error
         telemetry.connection_error(error, first=self._backoff.failures == 0)
-        self._delay_seconds = self._backoff.next(random.random())
-        if isinstance(error, PostgresUnusable):
-            self._delay_seconds = self._retry_seconds
+        self._delay_seconds = self._backoff.next(random.random(), lasting=isinstance(error, PostgresUnusable))
         telemetry.reconnecting(self._delay_seconds)

@@ -93,9 +93,7 @@ class Publisher:
             except (RedisLost, LogRefused, ForeignLog) as error:
                 self.error = error
                 telemetry.connection_error(error, first=backoff.failures == 0)
-                delay = backoff.next(random.random())
-                if isinstance(error, RedisUnusable | ForeignLog):
-                    delay = self._retry_seconds
+                delay = backoff.next(random.random(), lasting=isinstance(error, RedisUnusable | ForeignLog))
                 telemetry.reconnecting(delay)
                 await anyio.sleep(delay)
 

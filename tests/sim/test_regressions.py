@@ -70,6 +70,10 @@ NO_FINAL_GAP = {
     "the log joined before it had come to the marker of a session opened meanwhile": (
         '[5,[["listener",0],["listener",0],["worker",0]],[[0.0,"wire_deaf",0,0.05,0]],true,1000,true]'
     ),
+    "the relations were not written again into an emptied log": (
+        '[65,[["both",0],["listener",0],["worker",0]],[[0.5,"kill",1,1.5,40],[0.5,"wire_cut",2,1.5,40],'
+        '[1.0,"flush",3,2.5,40]],true,1000,true]'
+    ),
 }
 
 NO_GAP_AT_ALL = {
@@ -95,7 +99,7 @@ def test_a_process_with_its_own_listener_loses_redis_without_any_gap(plan: str) 
 
 
 @pytest.mark.parametrize("plan", NO_FINAL_GAP.values(), ids=NO_FINAL_GAP)
-def test_a_single_failure_loses_nothing(plan: str) -> None:
+def test_what_failed_is_recovered_in_full(plan: str) -> None:
     result = simulate(read(plan))
     assert not result.violations
     assert not result.final_gaps

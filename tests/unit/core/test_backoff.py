@@ -21,3 +21,9 @@ def test_reset_starts_afresh() -> None:
     backoff.reset()
     assert backoff.failures == 0
     assert backoff.next(0.5) == first
+
+
+@given(st.floats(0.01, 60), st.floats(0, 1, exclude_max=True))
+def test_what_lasts_is_tried_again_after_the_longest_delay_only(longest: float, jitter: float) -> None:
+    backoff = Backoff(longest)
+    assert longest / 2 <= backoff.next(jitter, lasting=True) <= longest
