@@ -78,6 +78,11 @@ class Hub:
         """Clients that are connected, waiting ones included."""
         return len(self._clients)
 
+    @property
+    def clients(self) -> Iterable[Client]:
+        """All of them, in the order in which they came."""
+        return self._clients.keys()
+
     def set_live(self, position: Position | None) -> None:
         """A proven source feeds this hub, and what is delivered from now on comes after `position`.
 
