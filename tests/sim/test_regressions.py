@@ -64,6 +64,11 @@ RUNS = {
         'slow_postgres",0,0.05,40],[0.1,"big_burst",0,0.05,0],[0.1,"evict",0,0.05,0],[0.1,"big_burst",0,0.05,'
         '40],[0.1,"redis_stall",0,0.8,0],[0.1,"redis_oom",0,0.8,0]],true,1000,true]'
     ),
+    "a packet in memory overtook another one": (
+        '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
+        '[0.0,"big_burst",0,0.05,0],[0.01,"big_burst",0,0.05,0],[0.0,"block_postgres",1,0.8,0],'
+        '[0.5,"slow_postgres",1,0.3,10]],false,1000,false]'
+    ),
 }
 
 NO_FINAL_GAP = {

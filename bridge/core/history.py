@@ -1,0 +1,223 @@
+"""The recent events of a process, in the order of the commits, for clients that resume.
+
+    stretch ── gap ── stretch ── gap ── stretch ◀── newest events
+       ▲ late events of the gap behind it go to its end
+
+Inside a stretch nothing is missing. Between two of them lies a gap: pending, final, or None where it has been filled.
+Positions are compared as far as the timeline can relate them; stretches are in order anyway.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bridge.core.cursor import OpenGap
+from bridge.core.events import Event, Filled, Gap
+from bridge.core.position import Position, Timeline
+
+MAX_STRETCHES = 1000
+"""A database that comes and goes leaves gaps and few events; past this the oldest stretch is forgotten."""
+
+Bounds = tuple[Position | None, Position | None]
+
+
+@dataclass(eq=False)
+class Stretch:
+    """Everything from `floor` (excluded) to the gap of the next stretch."""
+
+    floor: Position
+    gap: Gap | None = None
+    """What lies between it and the stretch before."""
+    spoilt: bool = False
+    """Whether late events of that gap have no place here: who resumes over it lacks them, even when it is filled."""
+    events: list[Event] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What lies in an open gap: the events that came meanwhile, and what became of the rest."""
+
+    events: Sequence[Event]
+    rest: Literal["filled", "pending", "lost"]
+    ties: frozenset[Bounds]
+    """The pending gaps of this history that the rest lies in."""
+
+
+class History:
+    """The newest `entries` events, a tenth more at times."""
+
+    def __init__(self, timeline: Timeline, entries: int) -> None:
+        self._timeline = timeline
+        self._entries = entries
+        self._count = 0
+        self._stretches: list[Stretch] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    def begin(self, position: Position) -> None:
+        """Where nothing is held yet: all that follows `position` will be."""
+        if not self._stretches:
+            self._stretches.append(Stretch(position))
+
+    def append(self, event: Event) -> None:
+        """An event that is newer than all before."""
+        if not self._stretches:
+            self.begin(event.position.plus(-1))
+        last = self._stretches[-1]
+        newest = last.events[-1].position if last.events else last.floor
+        if newest.term != event.position.term and self._timeline.convert(event.position, last.floor.term) is None:
+            self.add_gap(Gap(newest, event.position, "failover"))
+            last = self._stretches[-1]
+        last.events.append(event)
+        self._count += 1
+        if self._count > self._entries + self._entries // 10:
+            self._trim()
+
+    def insert(self, event: Event) -> None:
+        """A late event. One that has no place here lies in a gap: there it stays missing."""
+        for stretch in reversed(self._stretches):
+            at = self._timeline.convert(event.position, stretch.floor.term)
+            if at is not None and at > stretch.floor:
+                stretch.events.insert(bisect_left(stretch.events, at, key=self._key(stretch)), event)
+                self._count += 1
+                return
+        for stretch in self._stretches:
+            if stretch.gap is not None and stretch.gap.pending and _bounds(stretch.gap) == event.hole:
+                stretch.spoilt = True
+
+    def add_gap(self, gap: Gap) -> None:
+        """A gap that opens behind the newest event, or the final one for a pending gap."""
+        for stretch in self._stretches:
+            if stretch.gap is not None and _bounds(stretch.gap) == _bounds(gap):
+                stretch.gap = gap
+                return
+        if gap.before is None:
+            self._stretches.clear()
+            self._count = 0
+        else:
+            self._stretches.append(Stretch(gap.before.plus(-1), gap if self._stretches else None))
+            if len(self._stretches) > MAX_STRETCHES:
+                self._count -= len(self._stretches.pop(0).events)
+                self._stretches[0].gap = None
+
+    def fill(self, filled: Filled) -> None:
+        """A pending gap has been filled."""
+        for stretch in self._stretches:
+            if stretch.gap is not None and stretch.gap.pending and _bounds(stretch.gap) == _bounds(filled):
+                stretch.gap = Gap(filled.after, filled.before, "failover") if stretch.spoilt else None
+
+    def knows(self, position: Position) -> bool:
+        """Whether it can be told what a client that has everything through `position` lacks."""
+        for index, stretch in enumerate(self._stretches):
+            at = self._timeline.convert(position, stretch.floor.term)
+            if at is not None:
+                return at >= stretch.floor or index == 0 or self._comparable(position, stretch.gap)
+        return False
+
+    def after(self, position: Position) -> Iterator[Event | Gap]:
+        """What a client that has everything through `position` lacks, in order; nothing where that is not related.
+
+        Begins with a gap where that is too old. A gap that the position lies in begins there.
+        """
+        sent = position
+        found = False
+        for index, stretch in enumerate(self._stretches):
+            at = self._timeline.convert(position, stretch.floor.term)
+            if at is None and not found:
+                continue
+            if at is None or at < stretch.floor:
+                if stretch.gap is not None:
+                    yield self._gap_from(stretch.gap, sent, exact=found)
+                elif index == 0 or not found:
+                    yield Gap(position, stretch.floor.plus(1), "history_trimmed")
+            found = True
+            first = 0 if at is None else bisect_right(stretch.events, at, key=self._key(stretch))
+            for event in stretch.events[first:]:
+                yield event
+                sent = event.position
+
+    def inside(self, gap: OpenGap) -> Inside:
+        """What a client with this open gap lacks in it."""
+        events: list[Event] = []
+        ties: set[Bounds] = set()
+        lost = started = False
+        for stretch in self._stretches:
+            low = self._timeline.convert(gap.low, stretch.floor.term)
+            high = self._timeline.convert(gap.before, stretch.floor.term)
+            if started and self._ends_before(gap, stretch):
+                break
+            if low is None and not started:
+                continue
+            if low is None or low < stretch.floor:
+                if not started:
+                    lost = True
+                elif stretch.gap is not None and stretch.gap.pending:
+                    ties.add(_bounds(stretch.gap))
+                elif stretch.gap is not None:
+                    lost = True
+            started = True
+            key = self._key(stretch)
+            first = 0 if low is None else bisect_right(stretch.events, low, key=key)
+            last = len(stretch.events) if high is None else bisect_left(stretch.events, high, key=key)
+            events += stretch.events[first:last]
+        rest: Literal["filled", "pending", "lost"] = "lost" if lost or not started else "pending" if ties else "filled"
+        return Inside(events, rest, frozenset(ties))
+
+    def _comparable(self, position: Position, gap: Gap | None) -> bool:
+        if gap is None or gap.after is None:
+            return False
+        return self._timeline.convert(position, gap.after.term) is not None
+
+    def _gap_from(self, gap: Gap, sent: Position, *, exact: bool) -> Gap:
+        """The gap, from what was sent on where that lies in it. Not `exact`: nobody knows where it lies, so what is
+        missing may not come late."""
+        if not exact and not self._comparable(sent, gap):
+            return Gap(sent, gap.before, gap.reason)
+        after = self._timeline.convert(sent, gap.after.term) if gap.after is not None else None
+        if gap.after is not None and after is not None and after > gap.after:
+            return Gap(sent, gap.before, gap.reason, gap.pending)
+        return gap
+
+    def _ends_before(self, gap: OpenGap, stretch: Stretch) -> bool:
+        """Whether an open gap ends before the gap in front of this stretch begins."""
+        front = stretch.gap.after if stretch.gap is not None and stretch.gap.after is not None else stretch.floor
+        end = self._timeline.convert(gap.before, front.term)
+        return end is not None and end <= front.plus(1)
+
+    def _key(self, stretch: Stretch) -> "_Key":
+        return _Key(self._timeline, stretch.floor.term)
+
+    def _trim(self) -> None:
+        surplus = self._count - self._entries
+        while surplus > 0:
+            oldest = self._stretches[0]
+            dropped = min(surplus, len(oldest.events))
+            if dropped:
+                oldest.floor = oldest.events[dropped - 1].position
+                del oldest.events[:dropped]
+            surplus -= dropped
+            self._count -= dropped
+            if not oldest.events and len(self._stretches) > 1:
+                del self._stretches[0]
+                self._stretches[0].gap = None
+
+
+class _Key:
+    """Events in the numbering of one term; what cannot be compared any more is the oldest."""
+
+    __slots__ = ("_term", "_timeline")
+
+    def __init__(self, timeline: Timeline, term: int) -> None:
+        self._timeline = timeline
+        self._term = term
+
+    def __call__(self, event: Event) -> Position:
+        if event.position.term == self._term:
+            return event.position
+        return self._timeline.convert(event.position, self._term) or Position(self._term, -(2**63))
+
+
+def _bounds(of: Gap | Filled) -> Bounds:
+    return of.after, of.before
