@@ -4,8 +4,9 @@ import binascii
 from base64 import b64decode
 from dataclasses import dataclass
 
+from bridge.core.grants import EVERYTHING
+from bridge.core.target import BadTarget, parse_target
 from bridge.core.topics import Subscription
-from bridge.core.wire import BadTarget, parse_target
 from bridge.server.http import Request, Response, refuse
 
 SUBPROTOCOL = "bridge.v1"
@@ -38,9 +39,13 @@ def judge(request: Request, known: frozenset[str]) -> Upgrade | Response:
     client itself puts into the URL or the subprotocols is refused, as it may expect to be restricted by it.
     """
     try:
-        subscription = parse_target(request.target, known)
+        target = parse_target(request.target, known)
     except BadTarget as error:
         return refuse(error.status, str(error))
+    for name, value in (("after", target.after), ("token", target.token)):
+        if value is not None:
+            return refuse(400, f"the parameter {name} is not supported by this version")
+    subscription = EVERYTHING.subscription(target.channels, target.where, known)
     if request.method != "GET":
         return refuse(405, "only GET is allowed here", (b"Allow", b"GET"))
     if not request.upgrades_to_websocket:

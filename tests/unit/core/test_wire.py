@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
-from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import given
@@ -15,17 +13,14 @@ from bridge.core.topics import Subscription
 from bridge.core.wire import (
     MAX_CLOSE_REASON_BYTES,
     PING_FRAME,
-    BadTarget,
     answer,
     close_frame,
     frame_end,
-    parse_target,
     position_json,
     subscribed_json,
     text_frame,
 )
 
-KNOWN = frozenset({"a", "b/c", "ü & +", "match"})
 SIZES = (0, 1, 125, 126, 127, 65535, 65536, 65537, 200_000)
 
 
@@ -74,84 +69,6 @@ def test_the_end_of_a_frame_is_found_from_anywhere_in_it(sizes: list[int], data:
         ends.append(ends[-1] + len(frame))
     offset = data.draw(st.integers(0, ends[-1]) | st.sampled_from(ends))
     assert frame_end(b"".join(whole), offset) == min(end for end in ends if end >= offset)
-
-
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
-
-
-@given(st.frozensets(names, min_size=1, max_size=5), st.dictionaries(names, names, max_size=4), st.data())
-def test_a_query_says_what_was_put_into_it(known: frozenset[str], where: dict[str, str], data: st.DataObject) -> None:
-    chosen = data.draw(st.sets(st.sampled_from(sorted(known))))
-    pairs = [("channel", name) for name in chosen] + [(f"where.{name}", value) for name, value in where.items()]
-    target = "/ws?" + urlencode(data.draw(st.permutations(pairs)))
-    assert parse_target(target, known) == Subscription(frozenset(chosen) or known, tuple(sorted(where.items())))
-
-
-@given(names)
-def test_a_path_names_one_channel(name: str) -> None:
-    assert parse_target(f"/ws/{quote(name, safe='')}", frozenset({name, "other"})) == Subscription(frozenset({name}))
-
-
-@given(names)
-def test_the_path_for_a_match(match_id: str) -> None:
-    expected = Subscription(KNOWN, (("match_id", match_id),))
-    assert parse_target(f"/ws/match/{quote(match_id, safe='')}/stats", KNOWN) == expected
-
-
-@pytest.mark.parametrize(
-    ("target", "channels", "where"),
-    [
-        ("/ws", KNOWN, ()),
-        ("/ws?", KNOWN, ()),
-        ("/ws/match", {"match"}, ()),
-        ("/ws/a?channel=match", {"a", "match"}, ()),
-        ("/ws?channel=a&channel=a", {"a"}, ()),
-        ("/ws?where.x=1&where.x=1", KNOWN, (("x", "1"),)),
-        ("/ws?where.x=&where.b.c=1", KNOWN, (("b.c", "1"), ("x", ""))),
-        ("/ws/match/7/stats?channel=a", {"a"}, (("match_id", "7"),)),
-    ],
-)
-def test_targets(target: str, channels: set[str], where: tuple[tuple[str, str], ...]) -> None:
-    assert parse_target(target, KNOWN) == Subscription(frozenset(channels), where)
-
-
-@pytest.mark.parametrize(
-    ("target", "status", "message"),
-    [
-        ("/wsx", 404, "nothing"),
-        ("/ws/", 404, "nothing"),
-        ("/ws/a/b", 404, "nothing"),
-        ("/ws/match//stats", 404, "nothing"),
-        ("/ws/match/7/events", 404, "nothing"),
-        ("//elsewhere/ws", 404, "nothing"),
-        ("http://localhost/ws", 404, "nothing"),
-        ("*", 404, "nothing"),
-        ("/ws/nope", 400, "unknown channel 'nope'"),
-        ("/ws?channel=A", 400, "unknown channel 'A'"),
-        ("/ws?channel=", 400, "unknown channel ''"),
-        ("/ws?channel=%0a", 400, "unknown channel"),
-        ("/ws?chanel=a", 400, "unknown parameter 'chanel'"),
-        ("/ws?where=1", 400, "unknown parameter"),
-        ("/ws?after=1-2", 400, "after is not supported"),
-        ("/ws?token=x", 400, "token is not supported"),
-        ("/ws?where.x=1&where.x=2", 400, "where.x is given twice"),
-        ("/ws/match/7/stats?where.match_id=8", 400, "given twice"),
-        ("/ws?where.x=%ff", 400, "cannot be read"),
-        ("/ws/%ff", 400, "cannot be read"),
-    ],
-)
-def test_what_is_refused(target: str, status: int, message: str) -> None:
-    with pytest.raises(BadTarget) as caught:
-        parse_target(target, KNOWN)
-    assert caught.value.status == status
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@given(st.text())
-def test_any_target_is_read_or_refused(target: str) -> None:
-    with suppress(BadTarget):
-        assert parse_target(target, KNOWN).channels <= KNOWN
 
 
 def test_ping_is_answered_with_the_cursor() -> None:
