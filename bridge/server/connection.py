@@ -5,8 +5,9 @@ debug level. Anything else that fails here is a bug: it is logged with its stack
 """
 
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 
 import h11
 import trio
@@ -14,14 +15,20 @@ from trio_websocket import ConnectionClosed
 from wsproto.utilities import ProtocolError
 
 from bridge.hub import Hub
+from bridge.server.drain import RETRY_SECONDS
 from bridge.server.endpoints import Endpoint, answer
 from bridge.server.guard import refusal
-from bridge.server.http import HttpConnection, Request, Response, linger, refuse
+from bridge.server.http import HEAD_BYTES, Header, HttpConnection, Request, Response, linger, refuse
+from bridge.server.limits import Lobby, Places, Visitor
+from bridge.server.proxies import Address, Network, address_of, client_address, is_trusted, site
+from bridge.server.tls import Tls, serve_tls
 from bridge.server.upgrade import Upgrade, judge, targets_websocket
 from bridge.server.websocket import run_websocket
+from bridge.settings import Settings
 from bridge.telemetry import error_text, log
 
-RETRY_AFTER_SECONDS = 5
+_RETRY_AFTER: Header = (b"Retry-After", b"%d" % RETRY_SECONDS)
+_TURNED_AWAY = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: %d\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 _PEERS_FAULT = (
     OSError,  # reset, broken pipe, unreachable, timed out: all that a socket raises
@@ -37,40 +44,76 @@ _PEERS_FAULT = (
 class Door:
     """Where connections come in: what there is to ask for, and who may ask. `hub` None means no WebSockets."""
 
-    def __init__(self, hub: Hub | None, paths: Mapping[str, Endpoint], *, local: bool, max_clients: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        hub: Hub | None,
+        paths: Mapping[str, Endpoint],
+        lobby: Lobby,
+        places: Places,
+        tls: Tls | None,
+    ) -> None:
         self._hub = hub
         self._paths = paths
-        self._local = local
-        self._max_clients = max_clients
-        self._clients = 0
+        self._local = settings.loopback
+        self._lobby = lobby
+        self._places = places
+        self._tls = tls
+        self._trusted: Sequence[Network] = ()
 
-    async def handle(self, stream: trio.SocketStream) -> None:
+    def open(self, raw: socket.socket, host: str, nursery: trio.Nursery) -> None:
+        """Take a connection that was accepted; a task in the nursery serves it until it ends."""
+        peer = address_of(host)
+        visitor = self._lobby.enter(raw, self._limited(peer))
+        if visitor is None:
+            self._turn_away(raw, host)
+        else:
+            nursery.start_soon(self._handle, raw, peer, visitor)
+
+    def _turn_away(self, raw: socket.socket, host: str) -> None:
+        """Say so in passing, as far as the kernel takes it, and close."""
+        log.debug("Too many connections of %s wait to be served; one more was closed", host)
+        with raw, suppress(OSError):
+            if self._tls is None:
+                raw.send(_TURNED_AWAY % RETRY_SECONDS)
+                raw.shutdown(socket.SHUT_WR)
+                raw.recv(HEAD_BYTES)  # closing with unread bytes would take the answer back
+
+    async def _handle(self, raw: socket.socket, peer: Address | None, visitor: Visitor) -> None:
         """Serve one connection until it ends. Raises nothing but cancellation."""
-        raw = socket.socket(fileno=stream.socket.detach())
-        raw.setblocking(False)
-        with trio.socket.from_stdlib_socket(raw) as sock:
+        converse = partial(self._converse, peer=peer, visitor=visitor)
+        with raw:
             try:
-                await self._converse(sock, raw)
+                if self._tls is None:
+                    await converse(raw)
+                else:
+                    await serve_tls(raw, self._tls.context, converse)
             except* _PEERS_FAULT as group:
-                log.debug("A connection failed: %s", error_text(_first(group)))
+                log.debug("A connection of %s failed: %s", peer, _text(group))
             except* Exception as group:
                 log.error("A connection failed, which should not happen", exc_info=group)
+            finally:
+                self._lobby.leave(visitor)
 
-    async def _converse(self, sock: trio.socket.SocketType, raw: socket.socket) -> None:
+    async def _converse(self, raw: socket.socket, peer: Address | None, visitor: Visitor) -> None:
+        sock = trio.socket.from_stdlib_socket(raw)
         http = HttpConnection(sock)
         while (request := await http.next_request()) is not None:
-            asked = self._judge(request)
+            client = self._limited(client_address(peer, request, self._trusted))
+            asked = self._judge(request, client)
             if isinstance(asked, Response):
                 if not await http.answer(asked):
                     break
+                self._lobby.answered(visitor)
                 continue
             if self._hub is not None:
-                with self._counted():
+                self._lobby.leave(visitor)
+                with self._places.one(client):
                     await run_websocket(sock, raw, asked, http.trailing, self._hub)
             break
         await linger(sock)
 
-    def _judge(self, request: Request) -> Response | Upgrade:
+    def _judge(self, request: Request, client: str | None) -> Response | Upgrade:
         """The answer to a request, or the WebSocket that it may open."""
         websocket = targets_websocket(request.path)
         reason = refusal(
@@ -84,20 +127,25 @@ class Door:
         if not websocket or self._hub is None:
             return answer(request, self._paths)
         asked = judge(request, self._hub.channels)
-        if isinstance(asked, Upgrade) and self._clients >= self._max_clients:
-            return refuse(503, "there are too many clients", (b"Retry-After", b"%d" % RETRY_AFTER_SECONDS))
-        return asked
+        return self._no_place(client) or asked if isinstance(asked, Upgrade) else asked
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """One more client, until the block ends."""
-        self._clients += 1
-        try:
-            yield
-        finally:
-            self._clients -= 1
+    def _no_place(self, client: str | None) -> Response | None:
+        """Why there is no place for one more client; None if there is."""
+        if self._places.closed:
+            return refuse(503, "this server is about to end", _RETRY_AFTER)
+        if self._places.full:
+            return refuse(503, "there are too many clients", _RETRY_AFTER)
+        if self._places.enough(client):
+            return refuse(429, "there are too many clients of this address", _RETRY_AFTER)
+        return None
+
+    def _limited(self, address: Address | None) -> str | None:
+        """What an address counts as in the limits; None where it has none: this machine, and proxies."""
+        if address is None or address.is_loopback or is_trusted(address, self._trusted):
+            return None
+        return site(address)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _text(group: BaseExceptionGroup[BaseException]) -> str:
     error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    return _text(error) if isinstance(error, BaseExceptionGroup) else error_text(error.__cause__ or error)

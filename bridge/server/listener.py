@@ -11,17 +11,34 @@ from bridge.hub import Hub
 from bridge.hub.fanout import TICK_SECONDS
 from bridge.server.connection import Door
 from bridge.server.endpoints import HealthSource, endpoints
+from bridge.server.limits import Lobby, Places, prepare_descriptors
+from bridge.server.tls import DESCRIPTORS_A_CONNECTION, Tls
 from bridge.settings import Settings
 from bridge.telemetry import Metrics, log
 
 BACKLOG = 4096
 """Connections that wait to be accepted: after a restart all come back at once. The kernel caps it (somaxconn)."""
+ACCEPTED_A_TURN = 32
+"""Then other tasks get a turn: events do not wait for a crowd at the door."""
 EXHAUSTED_PAUSE_SECONDS = 0.1
 EXHAUSTED_LOG_SECONDS = 10.0
 UNSENT_BYTES = 128 * 1024
 """What the kernel holds for a client beyond what is on its way: the rest is in our buffer, bounded and shared."""
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_GONE_ALREADY = {
+    errno.ECONNABORTED,
+    errno.EPERM,
+    errno.EPROTO,
+    errno.ENETDOWN,
+    errno.ENOPROTOOPT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EOPNOTSUPP,
+    errno.ENETUNREACH,
+    errno.ENONET,
+}
+"""Trouble of the one connection that was to be accepted: accept(2)."""
 
 
 async def serve(
@@ -30,26 +47,30 @@ async def serve(
     health: HealthSource,
     metrics: Metrics,
     *,
+    tls: Tls | None = None,
+    places: Places | None = None,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve HTTP and, with a hub, WebSockets; reports the bound (host, port). Never returns.
+    """Serve HTTP and, with a hub, WebSockets and streams of events; reports the bound (host, port). Never returns.
 
     Raises BridgeError if the address cannot be bound. Cancelling closes every client with 1001, as far as the kernel
-    takes the frame at once, and takes no longer than that.
+    takes the frame at once, and takes no longer than that (with TLS, than `bridge.server.tls.GOODBYE_SECONDS`).
     """
+    lobby = Lobby(prepare_descriptors(settings.max_clients, a_connection=DESCRIPTORS_A_CONNECTION if tls else 1))
     listeners = await open_listeners(settings.host, settings.port)
     observe = hub.observe if hub else lambda: None
-    door = Door(hub, endpoints(health, metrics, observe), local=settings.loopback, max_clients=settings.max_clients)
+    places = places or Places(settings.max_clients)
+    door = Door(settings, hub, endpoints(health, metrics, observe), lobby, places, tls)
     async with trio.open_nursery() as nursery:
         if hub is not None:
             nursery.start_soon(_keep_time, hub)
         for listener in listeners:
-            nursery.start_soon(_accept, listener, door, nursery)
-        host, port, *_ = listeners[0].socket.getsockname()
+            nursery.start_soon(_accept, listener, door, lobby, nursery)
+        host, port, *_ = listeners[0].getsockname()
         task_status.started((host, port))
 
 
-async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+async def open_listeners(host: str, port: int) -> list[socket.socket]:
     """Listening sockets on every address of `host`; for port 0 on the first alone, as each would get its own port."""
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
@@ -63,27 +84,50 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
         for listener in listeners[1:]:
             await trio.aclose_forcefully(listener)
         del listeners[1:]
-    return listeners
+    return [_plain(listener) for listener in listeners]
 
 
-async def _accept(listener: trio.SocketListener, door: Door, nursery: trio.Nursery) -> None:
+def _plain(listener: trio.SocketListener) -> socket.socket:
+    """The socket itself. What is set here, every accepted connection inherits, without a call of its own."""
+    sock = socket.socket(fileno=listener.socket.detach())
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    return sock
+
+
+async def _accept(listener: socket.socket, door: Door, lobby: Lobby, nursery: trio.Nursery) -> None:
     """Accept for ever; where descriptors or memory run out, wait for better times and say so now and then."""
     quiet_until = -1.0
-    async with listener:
+    with listener:
         while True:
+            await trio.lowlevel.wait_readable(listener)
             try:
-                stream = await listener.accept()
+                await _accept_some(listener, door, lobby, nursery)
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
                 if trio.current_time() >= quiet_until:
                     log.error("Cannot accept connections: %s; raise the limit (ulimit -n)", error.strerror)
                     quiet_until = trio.current_time() + EXHAUSTED_LOG_SECONDS
+                lobby.make_room()
                 await trio.sleep(EXHAUSTED_PAUSE_SECONDS)
+
+
+async def _accept_some(listener: socket.socket, door: Door, lobby: Lobby, nursery: trio.Nursery) -> None:
+    for _ in range(ACCEPTED_A_TURN):
+        await lobby.room()
+        try:
+            raw, address = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in _GONE_ALREADY:
                 continue
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-            nursery.start_soon(door.handle, stream)
+            raise
+        raw.setblocking(False)
+        door.open(raw, address[0], nursery)
 
 
 async def _keep_time(hub: Hub) -> None:
