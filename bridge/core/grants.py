@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from bridge.core.topics import MAX_ALTERNATIVES, MAX_FIELDS, Subscription, Where, alternatives
+from bridge.wildcards import fits
 
 NOT_BEFORE_LEEWAY_SECONDS = 5.0
 """A token that was just made is valid at once, though the clock of its issuer is a little ahead of ours.
@@ -48,10 +49,10 @@ class Grant:
 
     def allows(self, channel: str) -> bool:
         """Whether a channel is granted."""
-        return self.channels is None or any(_fits(pattern, channel) for pattern in self.channels)
+        return self.channels is None or any(fits(pattern, channel) for pattern in self.channels)
 
     def subscription(
-        self, channels: frozenset[str], where: Iterable[tuple[str, str | tuple[str, ...]]], known: frozenset[str]
+        self, channels: frozenset[str], where: Iterable[tuple[str, str]], known: frozenset[str]
     ) -> Subscription:
         """What is asked for, narrowed to what is granted; no channels asked for means all that are known and granted.
 
@@ -68,21 +69,18 @@ class Grant:
             raise Forbidden(f"more than {MAX_FIELDS} fields are to be compared, those of the token included")
         if (count := alternatives(narrowed)) > MAX_ALTERNATIVES:
             raise Forbidden(
-                f"the token leaves {count} combinations of values, more than {MAX_ALTERNATIVES}; ask for fewer of them"
+                f"the token leaves {count} combinations of values, more than {MAX_ALTERNATIVES}; ask for one of them"
             )
         return Subscription(granted, narrowed)
 
-    def _narrowed(self, where: Iterable[tuple[str, str | tuple[str, ...]]]) -> Where:
+    def _narrowed(self, where: Iterable[tuple[str, str]]) -> Where:
         found = dict(self.where)
-        for name, asked in where:
-            values = (asked,) if isinstance(asked, str) else asked
-            allowed = found.get(name, values)
-            for value in values:
-                if value not in allowed:
-                    raise Forbidden(f"the token does not allow events where {_shown(name)} is {_shown(value)}")
-            found[name] = tuple(sorted(set(values)))
-        for name, left in found.items():
-            if not left:
+        for name, value in where:
+            if value not in found.get(name, (value,)):
+                raise Forbidden(f"the token does not allow events where {_shown(name)} is {_shown(value)}")
+            found[name] = (value,)
+        for name, values in found.items():
+            if not values:
                 raise Forbidden(f"the token allows no value of {_shown(name)}")
         return tuple(sorted(found.items()))
 
@@ -158,23 +156,6 @@ def _check_audience(claims: _Claims, audience: str | None) -> None:
         raise BadToken("the token is for an audience (aud), and the bridge has been given none")
     elif audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
         raise BadToken("the token is for another audience (aud)")
-
-
-def _fits(pattern: str, name: str) -> bool:
-    """Whether a pattern with ``*`` fits a name, in time that grows with their lengths alone."""
-    first, *middle = pattern.split("*")
-    if not middle:
-        return pattern == name
-    *middle, last = middle
-    if not name.startswith(first) or not name.endswith(last) or len(name) < len(first) + len(last):
-        return False
-    position, end = len(first), len(name) - len(last)
-    for part in middle:
-        found = name.find(part, position, end)
-        if found < 0:
-            return False
-        position = found + len(part)
-    return True
 
 
 def _shown(text: str) -> str:
