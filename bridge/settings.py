@@ -6,7 +6,7 @@ ends up in the refusal and in ``--help``. Units are in the names.
 
 import hashlib
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError as UnreadableSource
 
 from bridge.errors import SettingsError
+from bridge.origins import OriginPattern
 from bridge.redaction import redacted
 
 DEFAULT_CHANNELS = (
@@ -43,17 +44,9 @@ _UNPREFIXED = frozenset({"database_url", "db_host", "db_port", "db_user", "db_pa
     "redis_url",
 }
 _URLS = frozenset({"database_url", "redis_url"})
-_NOT_BUILT = (
-    "jwt_key",
-    "jwt_key_file",
-    "jwks_file",
-    "jwt_audience",
-    "jwt_issuer",
-    "allowed_origins",
-    "trusted_proxies",
-    "tls_cert",
-    "tls_key",
-)
+_JWT_KEYS = ("jwt_key", "jwt_key_file", "jwks_file")
+MIN_JWT_KEY_BYTES = 32
+"""As long as the hash of HS256 (RFC 7518, 3.2): a shorter key can be found out from one token."""
 _LONGEST_SHOWN = 120
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -72,6 +65,9 @@ def variable(field: str) -> str:
 def flag(field: str) -> str:
     """The flag of a field: ``port`` is ``--port``."""
     return "--" + field.replace("_", "-")
+
+
+_KEY_VARIABLES = ", ".join(map(variable, _JWT_KEYS))
 
 
 class Settings(BaseSettings):
@@ -115,13 +111,17 @@ class Settings(BaseSettings):
     slow_client: Literal["disconnect", "gap"] = Field(default="disconnect", description="disconnect or gap")
     max_clients: int = Field(default=10_000, ge=1, le=10**7, description="a whole number from 1 to 10000000")
     auth: Literal["none", "jwt"] | None = Field(default=None, description="none or jwt")
-    jwt_key: str | None = Field(default=None, description="a key")
-    jwt_key_file: str | None = Field(default=None, description="a path")
-    jwks_file: str | None = Field(default=None, description="a path")
-    jwt_audience: str | None = Field(default=None, description="a text")
-    jwt_issuer: str | None = Field(default=None, description="a text")
-    allowed_origins: str | None = Field(default=None, description="origins, separated by commas")
-    trusted_proxies: str | None = Field(default=None, description="addresses, separated by commas")
+    jwt_key: str | None = Field(default=None, description="a secret of at least 32 bytes, for HS256")
+    jwt_key_file: str | None = Field(default=None, description="a path: a public key in PEM, for RS256, ES256 or EdDSA")
+    jwks_file: str | None = Field(default=None, description="a path: a JSON Web Key Set, for RS256, ES256 and EdDSA")
+    jwt_audience: str | None = Field(default=None, description="a text, the aud that tokens must have")
+    jwt_issuer: str | None = Field(default=None, description="a text, the iss that tokens must have")
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins such as https://*.example.com, separated by commas"
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        default=(), description="addresses or networks such as 10.0.0.0/8, separated by commas"
+    )
     drain_seconds: float = Field(
         default=10.0, ge=0, le=86_400, allow_inf_nan=False, description="seconds, from 0 to 86400"
     )
@@ -192,10 +192,21 @@ class Settings(BaseSettings):
             raise ValueError("its port is no whole number from 0 to 65535") from error
         return value
 
-    @field_validator("channels", mode="before")
+    @field_validator("jwt_key")
     @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+    def _key(cls, value: str | None) -> str | None:
+        if value is not None and value.lstrip().startswith("-----BEGIN"):
+            raise ValueError(f"this is a key in PEM; write it to a file for {variable('jwt_key_file')}")
+        if value is not None and len(value.encode()) < MIN_JWT_KEY_BYTES:
+            raise ValueError(f"it has fewer than {MIN_JWT_KEY_BYTES} bytes, which can be guessed from one token")
+        return value
+
+    @field_validator("channels", "allowed_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            value = tuple(name.strip() for name in value.split(",") if name.strip())
+        return tuple(map(ip_network, value)) if info.field_name == "trusted_proxies" else value
 
     @field_validator("channels")
     @classmethod
@@ -208,6 +219,13 @@ class Settings(BaseSettings):
             if name in OWN_CHANNELS:
                 raise ValueError("the bridge itself uses that channel")
         return tuple(dict.fromkeys(names))
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            OriginPattern.parse(pattern)  # raises ValueError
+        return patterns
 
     @field_validator("host")
     @classmethod
@@ -229,8 +247,23 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.buffers_total_bytes < self.client_buffer_bytes:
-            raise _Refused("buffers_total_bytes", f"give at least {variable('client_buffer_bytes')}")
+            raise _Refused("buffers_total_bytes", f"is too small: give at least {variable('client_buffer_bytes')}")
+        if len(keys := [field for field in _JWT_KEYS if getattr(self, field) is not None]) > 1:
+            raise _Refused(keys[1], f"cannot be used together with {variable(keys[0])}: give one of them")
+        for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                raise _Refused(one, f"needs {variable(other)} beside it")
         return self
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether clients need a token."""
+        return self.auth == "jwt" or (self.auth is None and self.has_jwt_key)
+
+    @property
+    def has_jwt_key(self) -> bool:
+        """Whether a key for tokens is given, in whichever way."""
+        return any(getattr(self, field) is not None for field in _JWT_KEYS)
 
     @property
     def embedded(self) -> bool:
@@ -285,7 +318,8 @@ class _Refused(ValueError):
 def load(flags: Mapping[str, str] | None = None, *, default_port: int = 8000, serves_clients: bool = False) -> Settings:
     """The user's settings: flags (by field name) over the environment over `.env` in the working directory.
 
-    `serves_clients` also refuses an address that others can reach, unless authentication is turned off explicitly.
+    `serves_clients` also refuses what concerns those who serve alone: authentication without a key, and an address that
+    others can reach without authentication, unless that is turned off explicitly.
     Raises SettingsError, one line that names the setting as the user wrote it.
     """
     flags = flags or {}
@@ -298,7 +332,8 @@ def load(flags: Mapping[str, str] | None = None, *, default_port: int = 8000, se
         raise SettingsError(f".env cannot be read: {' '.join(str(error).split())}") from None
     if "port" not in settings.model_fields_set and settings.port != default_port:
         settings = settings.model_copy(update={"port": default_port})
-    _check_built(settings, flags, serves_clients=serves_clients)
+    if serves_clients:
+        _check_authentication(settings, flags)
     return settings
 
 
@@ -315,19 +350,14 @@ def channel_problem(name: str) -> str | None:
     return None
 
 
-def _check_built(settings: Settings, flags: Mapping[str, str], *, serves_clients: bool) -> None:
-    """Refuse what the contract names and this version does not do yet: better than to ignore it."""
-    for field in _NOT_BUILT:
-        if getattr(settings, field) is not None:
-            raise SettingsError(f"{_written(field, flags)} is not supported by this version; leave it unset")
-    if settings.auth == "jwt":
-        raise SettingsError(f"{_written('auth', flags)}=jwt is not supported by this version")
-    if settings.slow_client == "gap":
-        raise SettingsError(f"{_written('slow_client', flags)}=gap is not supported by this version")
-    if serves_clients and settings.auth is None and not settings.loopback:
+def _check_authentication(settings: Settings, flags: Mapping[str, str]) -> None:
+    if settings.authenticates and not settings.has_jwt_key:
+        raise SettingsError(f"{_written('auth', flags)}=jwt needs a key: set one of {_KEY_VARIABLES}")
+    if settings.auth is None and not settings.authenticates and not settings.loopback:
         raise SettingsError(
-            f"{_written('host', flags)}={settings.host} can be reached by others, and authentication is not supported "
-            "by this version; use a loopback address, or set BRIDGE_AUTH=none to serve everybody who can connect"
+            f"{_written('host', flags)}={settings.host} can be reached by others, and there is no authentication; "
+            f"set one of {_KEY_VARIABLES}, use a loopback address, or set BRIDGE_AUTH=none to serve everybody who can "
+            "connect"
         )
 
 
@@ -343,7 +373,7 @@ def _refusal(error: ValidationError, flags: Mapping[str, str]) -> SettingsError:
     reason = str(cause) if isinstance(cause, ValueError) else ""
     name = _written(field, flags)
     if isinstance(cause, _Refused):
-        return SettingsError(f"{name} is too small: {reason}")
+        return SettingsError(f"{name} {reason}")
     shown = "the value" if field in SECRETS else _shown(field, str(given))
     return SettingsError(f"{name}: {shown} is not allowed{f': {reason}' if reason else f'; give {allowed}'}")
 

@@ -54,7 +54,7 @@ def spell_out_switch(arguments: Sequence[str]) -> list[str]:
 
 def _option(field: str) -> Any:
     about = Settings.model_fields[field]
-    default = "" if about.default is None else f"; {_text(about.default)} by default"
+    default = "" if about.default in (None, ()) else f"; {_text(about.default)} by default"
     if field == "port":
         default += ", for listen 8001"
     help_text = f"{variable(field)}: {about.description}{default}"

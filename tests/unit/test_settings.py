@@ -111,6 +111,12 @@ def test_settings_made_directly_read_nothing(monkeypatch: pytest.MonkeyPatch) ->
         ("redis_url", "redis://localhost:x", "from 0 to 65535"),
         ("redis_url", "unix://", "path"),
         ("redis_url", "rediss+sentinel://h/service", "redis+sentinel://"),
+        ("allowed_origins", "example.org", "https://host"),
+        ("allowed_origins", "https://a.example,null", "https://host"),
+        ("allowed_origins", "https://a.example/path", "without a path"),
+        ("allowed_origins", "https://a.example:0", "from 1 to 65535"),
+        ("trusted_proxies", "proxy.example", "does not appear to be"),
+        ("trusted_proxies", "10.0.0.1/8", "has host bits set"),
     ],
 )
 def test_a_refusal_names_the_setting_as_written_and_what_is_allowed(
@@ -123,34 +129,56 @@ def test_a_refusal_names_the_setting_as_written_and_what_is_allowed(
     assert refusal() == by_flag.replace(flag(field), variable(field), 1)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("auth", "jwt"),
-        ("jwt_key", "key"),
-        ("jwt_key_file", "/key"),
-        ("jwks_file", "/keys"),
-        ("jwt_audience", "them"),
-        ("jwt_issuer", "us"),
-        ("allowed_origins", "https://example.org"),
-        ("trusted_proxies", "10.0.0.1"),
-        ("tls_cert", "/cert"),
-        ("tls_key", "/key"),
-        ("slow_client", "gap"),
-    ],
-)
-def test_what_is_not_built_is_refused_and_not_ignored(monkeypatch: pytest.MonkeyPatch, field: str, value: str) -> None:
-    monkeypatch.setenv(variable(field), value)
-    text = refusal()
-    assert text.startswith(variable(field))
-    assert "not supported by this version" in text
+KEY = "k" * 32
+
+
+def test_a_key_turns_authentication_on() -> None:
+    assert not load().authenticates
+    for field, value in (("jwt_key", KEY), ("jwt_key_file", "/key.pem"), ("jwks_file", "/keys.json")):
+        assert load({field: value}).authenticates
+        assert load({field: value, "auth": "jwt", "host": "0.0.0.0"}, serves_clients=True).authenticates
+        assert load({field: value, "host": "0.0.0.0"}, serves_clients=True).authenticates
+        assert not load({field: value, "auth": "none"}).authenticates
+
+
+def test_authentication_without_a_key_is_refused_where_clients_are_served() -> None:
+    assert refusal({"auth": "jwt"}, serves_clients=True).startswith("--auth=jwt needs a key: set one of BRIDGE_JWT_KEY")
+    assert load({"auth": "jwt"}).authenticates
+
+
+def test_a_weak_or_misplaced_key_is_refused_and_not_shown() -> None:
+    for key, reason in (("hunter2" * 4, "fewer than 32 bytes"), ("-----BEGIN hunter2" + KEY, "BRIDGE_JWT_KEY_FILE")):
+        text = refusal({"jwt_key": key})
+        assert text.startswith("--jwt-key: the value is not allowed")
+        assert reason in text
+        assert "hunter2" not in text
+    assert load({"jwt_key": "é" * 16}).authenticates
+
+
+def test_settings_that_do_not_go_together() -> None:
+    assert "cannot be used together with BRIDGE_JWT_KEY:" in refusal({"jwt_key": KEY, "jwks_file": "/keys.json"})
+    assert refusal({"tls_cert": "/cert.pem"}) == "--tls-cert needs BRIDGE_TLS_KEY beside it"
+    assert refusal({"tls_key": "/key.pem"}) == "--tls-key needs BRIDGE_TLS_CERT beside it"
+    text = refusal({"client_buffer_bytes": "100000", "buffers_total_bytes": "99999"})
+    assert text == "--buffers-total-bytes is too small: give at least BRIDGE_CLIENT_BUFFER_BYTES"
+
+
+def test_origins_and_proxies_are_read() -> None:
+    settings = load(
+        {"allowed_origins": " https://a.example, http://*.b.example:*,*", "trusted_proxies": "10.0.0.1,fd00::/8"}
+    )
+    assert settings.allowed_origins == ("https://a.example", "http://*.b.example:*", "*")
+    assert [str(network) for network in settings.trusted_proxies] == ["10.0.0.1/32", "fd00::/8"]
+    assert load() == load({"allowed_origins": "", "trusted_proxies": " , "})
 
 
 def test_an_address_that_others_reach_needs_an_explicit_word(monkeypatch: pytest.MonkeyPatch) -> None:
     for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"):
         assert load({"host": host}, serves_clients=True).loopback
     for host in ("0.0.0.0", "::", "10.1.2.3", "example.org"):
-        assert "BRIDGE_AUTH=none" in refusal({"host": host}, serves_clients=True)
+        text = refusal({"host": host}, serves_clients=True)
+        assert "BRIDGE_AUTH=none" in text
+        assert "BRIDGE_JWT_KEY" in text
         assert load({"host": host}).host == host
     monkeypatch.setenv("BRIDGE_AUTH", "none")
     assert load({"host": "0.0.0.0"}, serves_clients=True).auth == "none"
