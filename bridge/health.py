@@ -114,10 +114,21 @@ class ListenerHealth:
 
 
 class ServerHealth:
-    """Health of `serve`: events come from a live source. With a listener of its own, that one has to work too."""
+    """Health of `serve`: events come from a live source. With a listener of its own, that one has to work too.
+
+    While it is `draining` it is not ready, but still healthy.
+    """
 
     def __init__(
-        self, feed: Feed, delivery: Delivery, hub: Hub, relay: RelayHealth | None, rates: Rates, *, wants_redis: bool
+        self,
+        feed: Feed,
+        delivery: Delivery,
+        hub: Hub,
+        relay: RelayHealth | None,
+        rates: Rates,
+        *,
+        wants_redis: bool,
+        draining: Callable[[], bool],
     ) -> None:
         self._feed = feed
         self._delivery = delivery
@@ -125,16 +136,21 @@ class ServerHealth:
         self._relay = relay
         self._rates = rates
         self._wanted = "redis" if wants_redis else "direct"
+        self._draining = draining
 
     def ready(self) -> bool:
-        return self._feed.state.value.mode != "none"
+        return self._feed.state.value.mode != "none" and not self._draining()
 
     def health(self) -> Json:
         state = self._feed.state.value
         healthy = state.mode == self._wanted and (self._relay is None or self._relay.working)
         status = "ok" if healthy else "degraded" if state.mode != "none" else "down"
         answer: Json = {"status": status, "mode": state.mode, "clients": self._hub.client_count, **_version()}
-        return answer | {"reason": state.reason} if state.reason else answer
+        if state.reason:
+            answer["reason"] = state.reason
+        if self._draining():
+            answer["draining"] = True
+        return answer
 
     def status(self) -> Json:
         changes = self._feed.changes

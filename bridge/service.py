@@ -6,13 +6,14 @@
       ├───── rates: samples for /status
       └───── server: accepts, one task a connection
 
-What begins first ends last: clients are told, then the feed stops, then the relay. A task that fails with anything but
-the errors it handles ends the process: a supervisor that restarts on bugs hides them.
+What begins first ends last: clients are sent away (`bridge.server.drain`), then the feed stops, then the relay. A task
+that fails with anything but the errors it handles ends the process: a supervisor that restarts on bugs hides them.
 """
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -25,15 +26,24 @@ from bridge.links.openers import RealLinks
 from bridge.relay.relay import Relay
 from bridge.server import HealthSource
 from bridge.server import serve as serve_http
+from bridge.server.drain import drain
+from bridge.server.limits import Places
+from bridge.server.tls import open_tls
 from bridge.settings import Settings
 from bridge.telemetry import Metrics, log
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 OnListening = Callable[[str], None]
 """Called once with the URL, when connections are accepted."""
+Signals = AsyncIterator[int]
 
 
 async def serve(settings: Settings, *, with_listener: bool, on_listening: OnListening) -> None:
-    """Serve clients until SIGTERM or SIGINT; then end everything in order and return."""
+    """Serve clients until SIGTERM or SIGINT; then drain, end everything in order and return; at once at a second one.
+
+    SIGHUP reads the TLS certificate again. Raises SettingsError where it cannot be used at the start.
+    """
     metrics = Metrics()
     links, with_redis = RealLinks(settings), settings.use_redis_notifier
     relay = Relay(settings, links, metrics, with_redis=with_redis) if with_listener else None
@@ -51,10 +61,12 @@ async def serve(settings: Settings, *, with_listener: bool, on_listening: OnList
     feed = build_feed(settings, links, local, delivery, tell_hub, metrics)
     rates = Rates(metrics, hub.observe)
     relay_health = RelayHealth(relay) if relay else None
-    health = ServerHealth(feed, delivery, hub, relay_health, rates, wants_redis=with_redis)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    places = Places(settings.max_clients)
+    health = ServerHealth(feed, delivery, hub, relay_health, rates, wants_redis=with_redis, draining=places.is_closed)
+    server = Server(settings, hub, health, metrics, places)
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         async with _running(relay.run) if relay else _running(), _running(feed.run, rates.run):
-            await _serve_until(signals, settings, hub, health, metrics, on_listening)
+            await server.run(signals, on_listening)
 
 
 async def listen(settings: Settings, *, on_listening: OnListening) -> None:
@@ -62,10 +74,51 @@ async def listen(settings: Settings, *, on_listening: OnListening) -> None:
     metrics = Metrics()
     relay = Relay(settings, RealLinks(settings), metrics, with_redis=True)
     rates = Rates(metrics)
-    health = ListenerHealth(RelayHealth(relay), rates)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    server = Server(settings, None, ListenerHealth(RelayHealth(relay), rates), metrics, Places(settings.max_clients))
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         async with _running(relay.run, rates.run):
-            await _serve_until(signals, settings, None, health, metrics, on_listening)
+            await server.run(signals, on_listening)
+
+
+class Server:
+    """The server of this process, from its first connection to the last signal."""
+
+    def __init__(
+        self, settings: Settings, hub: Hub | None, health: HealthSource, metrics: Metrics, places: Places
+    ) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._health = health
+        self._metrics = metrics
+        self._places = places
+        self._tls = open_tls(settings)
+
+    async def run(self, signals: Signals, on_listening: OnListening) -> None:
+        """Serve until a signal says that it is enough. Without clients to send away, that is the first one."""
+        async with trio.open_nursery() as nursery:
+            serve_this = partial(serve_http, places=self._places, tls=self._tls)
+            host, port = await nursery.start(serve_this, self._settings, self._hub, self._health, self._metrics)
+            scheme = "https" if self._tls else "http"
+            on_listening(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self._reload()
+                    continue
+                log.info("Received %s, ending", signal.Signals(number).name)
+                if self._hub is None or self._places.closed:
+                    break
+                nursery.start_soon(self._drain, self._hub, nursery.cancel_scope)
+            nursery.cancel_scope.cancel()
+
+    def _reload(self) -> None:
+        if self._tls is None:
+            log.info("Received SIGHUP; there is no TLS certificate to read again")
+        else:
+            self._tls.reload()
+
+    async def _drain(self, hub: Hub, everything: trio.CancelScope) -> None:
+        await drain(hub, self._places, self._settings.drain_seconds)
+        everything.cancel()
 
 
 @asynccontextmanager
@@ -75,21 +128,4 @@ async def _running(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
         for task in tasks:
             nursery.start_soon(task)
         yield
-        nursery.cancel_scope.cancel()
-
-
-async def _serve_until(
-    signals: AsyncIterator[int],
-    settings: Settings,
-    hub: Hub | None,
-    health: HealthSource,
-    metrics: Metrics,
-    on_listening: OnListening,
-) -> None:
-    async with trio.open_nursery() as nursery:
-        host, port = await nursery.start(serve_http, settings, hub, health, metrics)
-        on_listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-        async for number in signals:
-            log.info("Received %s, ending", signal.Signals(number).name)
-            break
         nursery.cancel_scope.cancel()

@@ -9,6 +9,7 @@ from bridge.cli.options import Flags
 from bridge.cli.signals import run_trio
 from bridge.embedded import Servers, started
 from bridge.errors import BridgeError
+from bridge.server.tls import open_tls
 from bridge.settings import Settings, load, variable
 from bridge.telemetry import error_text, log, setup_logging
 
@@ -42,6 +43,7 @@ def run_listen(flags: Flags) -> None:
 
 def _run(settings: Settings, service: Service, *, serves_clients: bool) -> None:
     setup_logging(settings.log_format, settings.log_level)
+    open_tls(settings)  # a bad certificate is said before any server starts
     with contextlib.ExitStack() as stack:
         servers: Servers | None = None
         if settings.embedded:

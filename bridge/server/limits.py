@@ -117,6 +117,9 @@ class Places:
         self._sites: Counter[str] = Counter()
         self._quiet_until = -1.0
 
+    def is_closed(self) -> bool:
+        return self.closed
+
     @property
     def full(self) -> bool:
         return self.taken >= self.total

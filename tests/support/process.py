@@ -51,7 +51,7 @@ class BridgeProcess:
         assert self.process.stdout is not None
         if select.select([self.process.stdout], [], [], START_SECONDS)[0]:
             line = self.process.stdout.readline()
-            if found := re.fullmatch(r"Listening on (http://\S+)\n", line):
+            if found := re.fullmatch(r"Listening on (https?://\S+)\n", line):
                 self.url = found[1]
                 return self
         raise AssertionError(f"the bridge does not listen; it says:\n{self.log()}")
