@@ -195,8 +195,6 @@ class Settings(BaseSettings):
     @field_validator("jwt_key")
     @classmethod
     def _key(cls, value: str | None) -> str | None:
-        if value is not None and value.lstrip().startswith("-----BEGIN"):
-            raise ValueError(f"this is a key in PEM; write it to a file for {variable('jwt_key_file')}")
         if value is not None and len(value.encode()) < MIN_JWT_KEY_BYTES:
             raise ValueError(f"it has fewer than {MIN_JWT_KEY_BYTES} bytes, which can be guessed from one token")
         return value

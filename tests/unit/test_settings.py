@@ -146,12 +146,10 @@ def test_authentication_without_a_key_is_refused_where_clients_are_served() -> N
     assert load({"auth": "jwt"}).authenticates
 
 
-def test_a_weak_or_misplaced_key_is_refused_and_not_shown() -> None:
-    for key, reason in (("hunter2" * 4, "fewer than 32 bytes"), ("-----BEGIN hunter2" + KEY, "BRIDGE_JWT_KEY_FILE")):
-        text = refusal({"jwt_key": key})
-        assert text.startswith("--jwt-key: the value is not allowed")
-        assert reason in text
-        assert "hunter2" not in text
+def test_a_weak_key_is_refused_and_not_shown() -> None:
+    text = refusal({"jwt_key": "hunter2" * 4})
+    assert text.startswith("--jwt-key: the value is not allowed: it has fewer than 32 bytes")
+    assert "hunter2" not in text
     assert load({"jwt_key": "é" * 16}).authenticates
 
 
