@@ -21,7 +21,7 @@ from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery
 from bridge.feed.source import FeedState
 from bridge.health import ListenerHealth, Rates, RelayHealth, ServerHealth
-from bridge.hub import Hub
+from bridge.hub import Buffers, Hub
 from bridge.links.openers import RealLinks
 from bridge.relay.relay import Relay
 from bridge.server import HealthSource
@@ -48,8 +48,14 @@ async def serve(settings: Settings, *, with_listener: bool, on_listening: OnList
     links, with_redis = RealLinks(settings), settings.use_redis_notifier
     relay = Relay(settings, links, metrics, with_redis=with_redis) if with_listener else None
     delivery = Delivery(lambda items: hub.deliver(items), metrics, relay.timeline if relay else None)
-    buffers = (settings.client_buffer_bytes, settings.buffers_total_bytes)
-    hub = Hub(settings.channels, *buffers, metrics, delivery.follows)
+    hub = Hub(
+        settings.channels,
+        Buffers(settings.client_buffer_bytes, settings.buffers_total_bytes, drops=settings.slow_client == "gap"),
+        settings.history_entries,
+        metrics,
+        delivery.timeline,
+        delivery.newest,
+    )
 
     def tell_hub(state: FeedState) -> None:
         if state.mode == "none":

@@ -26,6 +26,7 @@ _raw = msgspec.json.Decoder(msgspec.Raw)
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.encode
+_LATE = b',"late":true}'
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
 
@@ -193,18 +194,33 @@ def read_marker(payload: bytes) -> Marker | Unreadable:
 
 def late(event: Event, hole: tuple[Position, Position] | None) -> Event:
     """The same event, marked as one that comes after newer ones and lies in this pending gap."""
-    return Event(event.position, event.channel, event.data[:-1] + b',"late":true}', late=True, hole=hole)
+    return Event(event.position, event.channel, event.data[:-1] + _LATE, late=True, hole=hole)
 
 
-def gap_json(gap: Gap) -> bytes:
-    """The JSON of a gap event."""
+def in_order(event: Event) -> Event:
+    """A late event as it is for those to whom nothing newer has come."""
+    return Event(event.position, event.channel, event.data.removesuffix(_LATE) + b"}") if event.late else event
+
+
+def gap_json(gap: Gap, cursor: str) -> bytes:
+    """The JSON of a gap event, and where its client stands after it."""
     pending = b',"pending":true' if gap.pending else b""
-    return b'{"type":"gap",%b,"reason":"%b"%b}' % (_bounds(gap), gap.reason.encode(), pending)
+    return b'{"type":"gap",%b,"reason":"%b"%b,"cursor":"%b"}' % (
+        _bounds(gap),
+        gap.reason.encode(),
+        pending,
+        cursor.encode(),
+    )
 
 
-def filled_json(filled: Filled) -> bytes:
-    """The JSON of the event that ends a pending gap without loss."""
-    return b'{"type":"filled",%b}' % _bounds(filled)
+def filled_json(filled: Filled, cursor: str) -> bytes:
+    """The JSON of the event that ends a pending gap without loss, and where its client stands after it."""
+    return b'{"type":"filled",%b,"cursor":"%b"}' % (_bounds(filled), cursor.encode())
+
+
+def with_cursor(data: bytes, cursor: str) -> bytes:
+    """The JSON of a notification, with a cursor because its id alone would not do."""
+    return b'%b,"cursor":"%b"}' % (data[:-1], cursor.encode())
 
 
 def _notification_json(position: Position, notification: Notification) -> bytes:

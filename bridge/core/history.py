@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bridge.core.cursor import OpenGap
-from bridge.core.events import Event, Filled, Gap
+from bridge.core.events import Event, Filled, Gap, in_order
 from bridge.core.position import Position, Timeline
 
 MAX_STRETCHES = 1000
@@ -80,7 +80,8 @@ class History:
         for stretch in reversed(self._stretches):
             at = self._timeline.convert(event.position, stretch.floor.term)
             if at is not None and at > stretch.floor:
-                stretch.events.insert(bisect_left(stretch.events, at, key=self._key(stretch)), event)
+                index = bisect_left(stretch.events, at, key=self._key(stretch))
+                stretch.events.insert(index, in_order(event))
                 self._count += 1
                 return
         for stretch in self._stretches:

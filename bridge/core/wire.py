@@ -1,52 +1,29 @@
-"""The protocol between a client and the bridge, without I/O: URLs, RFC 6455 server frames, and the JSON messages.
+"""The protocol between a client and the bridge, without I/O: RFC 6455 server frames, and the JSON messages.
 
 Frames are made here and not by the WebSocket library, because one frame goes to many clients. A server's frames are not
 masked, so all clients can get the same bytes.
 """
 
-from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from bridge.core.position import Position
+from bridge.core.cursor import Cursor
 from bridge.core.topics import Subscription
 
 PING_FRAME: Final = b"\x89\x00"
 CLOSE_FRAME_START: Final = 0x88
 MAX_CLOSE_REASON_BYTES = 123  # a control frame holds 125 bytes, two of them are the code
 
-GOING_AWAY = 1001
-POLICY_VIOLATION = 1008
-TOO_SLOW = 4008
+GOING_AWAY: Final = 1001
+POLICY_VIOLATION: Final = 1008
+TOO_LARGE: Final = 1009
+TOKEN_EXPIRED: Final = 4001
+TOO_SLOW: Final = 4008
 
 ErrorCode = Literal["bad_message", "unknown_channel", "forbidden", "too_many_subscriptions", "rate_limited"]
 
 _encode = msgspec.json.encode
-
-
-class BadTarget(Exception):
-    """A URL that asks for something the bridge does not have; `status` is the HTTP status to answer with."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The answer to a message of a client. `bad` is true where the message was not understood."""
-
-    data: bytes
-    bad: bool
-
-
-class _Message(msgspec.Struct):
-    type: str
-
-
-_message = msgspec.json.Decoder(_Message)
 
 
 def text_frame(data: bytes) -> bytes:
@@ -79,85 +56,43 @@ def frame_end(data: bytes, offset: int) -> int:
     return end
 
 
-def parse_target(target: str, known: frozenset[str]) -> Subscription:
-    """The subscription that a request target such as ``/ws?channel=a&where.match_id=7`` asks for.
-
-    Also ``/ws/CHANNEL`` and ``/ws/match/ID/stats`` (all channels where match_id is ID). `known` are the configured
-    channels: naming none means all of them. Raises BadTarget (404 for a path, 400 for anything else).
-    """
-    try:
-        raw_path, _, raw_query = target.partition("?")
-        path = [unquote(part, errors="strict") for part in raw_path.split("/")]
-        query = parse_qsl(raw_query, keep_blank_values=True, errors="strict")
-    except ValueError:
-        raise BadTarget(400, "the URL cannot be read: percent-encoded UTF-8 is expected") from None
-    channels: set[str] = set()
-    where: dict[str, str] = {}
-    match path:
-        case ["", "ws"]:
-            pass
-        case ["", "ws", channel] if channel:
-            channels.add(channel)
-        case ["", "ws", "match", match_id, "stats"] if match_id:
-            where["match_id"] = match_id
-        case _:
-            raise BadTarget(404, "there is nothing at this path")
-    for name, value in query:
-        if name == "channel":
-            channels.add(value)
-        elif name.startswith("where."):
-            field = name.removeprefix("where.")
-            if where.setdefault(field, value) != value:
-                raise BadTarget(400, f"{name} is given twice, and an event cannot match both")
-        elif name in ("after", "token"):
-            raise BadTarget(400, f"the parameter {name} is not supported by this version")
-        else:
-            raise BadTarget(400, f"unknown parameter {name!r}; there are channel and where.FIELD")
-    unknown = sorted(channels - known)
-    if unknown:
-        raise BadTarget(400, f"unknown channel {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    return Subscription(frozenset(channels) or known, tuple(sorted(where.items())))
+def only_pongs(data: bytes) -> bool:
+    """Whether these are whole pong frames of a client and nothing else."""
+    end = 0
+    while end + 6 <= len(data):
+        size = data[end + 1] - 0x80
+        if data[end] != 0x8A or not 0 <= size < 126:
+            return False
+        end += 6 + size
+    return end == len(data)
 
 
-def answer(message: str | bytes, position: Position | None) -> Reply:
-    """What the bridge says to a message of a client whose events have arrived up to `position`. Never raises."""
-    if isinstance(message, str):
-        try:
-            kind = _message.decode(message).type
-        except (msgspec.DecodeError, RecursionError):
-            return Reply(error_json("bad_message", 'a message is a JSON object with a "type"'), True)
-    else:
-        return Reply(error_json("bad_message", "a message is a text frame, not a binary one"), True)
-    if kind == "ping":
-        return Reply(pong_json(position), False)
-    if kind in ("subscribe", "unsubscribe"):
-        return Reply(error_json("bad_message", f"{kind} is not supported by this version"), True)
-    return Reply(error_json("bad_message", "unknown type; there is ping"), True)
+def only_close(data: bytes) -> bool:
+    """Whether this is a whole close frame of a client and nothing else, whatever its code."""
+    return len(data) >= 6 and data[0] == 0x88 and len(data) == 6 + (data[1] & 0x7F)
 
 
-def subscribed_json(subscription: Subscription, position: Position | None) -> bytes:
-    """The first message to a client: from here on nothing is missed."""
-    return b'{"type":"subscribed","channels":%b,"where":%b,"position":%b}' % (
+def subscribed_json(sub: str | None, subscription: Subscription, cursor: Cursor | None) -> bytes:
+    """What begins a subscription: from here on nothing is missed."""
+    where = {name: values[0] if len(values) == 1 else values for name, values in subscription.where}
+    return b'{"type":"subscribed","channels":%b,"where":%b,"sub":%b,"position":%b}' % (
         _encode(sorted(subscription.channels)),
-        _encode(dict(subscription.where)),
-        _cursor(position),
+        _encode(where),
+        _encode(sub),
+        _encode(cursor and str(cursor)),
     )
 
 
-def position_json(position: Position) -> bytes:
+def position_json(cursor: Cursor) -> bytes:
     """Where a client stands that has not had an event for a while."""
-    return b'{"type":"position","cursor":%b}' % _cursor(position)
+    return b'{"type":"position","cursor":%b}' % _encode(str(cursor))
 
 
-def pong_json(position: Position | None) -> bytes:
+def pong_json(cursor: Cursor | None) -> bytes:
     """The answer to a client's ping message."""
-    return b'{"type":"pong","cursor":%b}' % _cursor(position)
+    return b'{"type":"pong","cursor":%b}' % _encode(cursor and str(cursor))
 
 
 def error_json(code: ErrorCode, message: str) -> bytes:
     """Something the client sent that cannot be done, and why."""
     return b'{"type":"error","code":%b,"message":%b}' % (_encode(code), _encode(message))
-
-
-def _cursor(position: Position | None) -> bytes:
-    return b"null" if position is None else b'"%d-%d"' % position

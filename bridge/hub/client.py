@@ -3,9 +3,12 @@
     OPEN ──end()──▶ CLOSING ──abort()──▶ CLOSED
       └──────────────abort()───────────────▲
 
-OPEN takes frames. CLOSING sends what is held, the close frame last, and takes nothing more. CLOSED sends nothing. While
+OPEN takes messages. CLOSING sends what is held, the goodbye last, and takes nothing more. CLOSED sends nothing. While
 the buffer is empty there is no writer task: `send` is the socket's own, and the hub calls it without any wrapper. Only
 what the kernel does not take makes a writer start, and it ends when the buffer is empty again.
+
+A client that may lose messages (`Buffers.drops`) is not ended when its buffer is full: it is *lagging*, takes nothing
+until all that it holds is sent, and then the hub tells it what it missed.
 
 What is held is shared: a chunk that waits for a hundred clients is one object, and counts once in `Buffers`.
 """
@@ -19,7 +22,10 @@ from contextlib import suppress
 
 import trio
 
-from bridge.core.wire import TOO_SLOW, close_frame, frame_end
+from bridge.core.position import Position
+from bridge.core.wire import TOO_SLOW
+from bridge.hub.encoding import Protocol, goodbye, message_end
+from bridge.hub.lack import Lack
 
 CLOSE_SECONDS = 10.0
 """How long a closing client may take to read its close frame and to answer; past it the connection is reset."""
@@ -38,25 +44,36 @@ class State(enum.Enum):
 
 
 class Chunk:
-    """Bytes of one or several whole frames, and how many clients hold them."""
+    """Bytes of one or several whole messages, and how many clients hold them."""
 
-    __slots__ = ("data", "holders", "size")
+    __slots__ = ("before", "data", "gaps", "holders", "size")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, before: Position | None = None, gaps: tuple[Lack, ...] = ()) -> None:
         self.data = data
         self.size = len(data)
         self.holders = 0
+        self.before = before
+        """Where its clients stood before it; None where it moves nobody."""
+        self.gaps = gaps
+        """The open gaps that it says something of."""
 
 
 class Buffers:
     """What all clients together hold, and which of them have ended since the hub looked last."""
 
-    def __init__(self, client_bytes: int) -> None:
+    def __init__(self, client_bytes: int, all_bytes: int, *, drops: bool = False) -> None:
         self.client_bytes = client_bytes
+        """What one client may hold."""
+        self.all_bytes = all_bytes
+        """What all together may hold."""
+        self.drops = drops
+        """Whether a client whose buffer is full loses messages; else it is disconnected."""
         self.total_bytes = 0
         """Bytes held, a chunk shared by several clients once."""
         self.holding: set[Client] = set()
         self.ended: list[Client] = []
+        self.on_recovered: Callable[[Client], None] = _nothing
+        """Called when a lagging client holds nothing any more, and can take messages again."""
 
     def take(self, chunk: Chunk) -> None:
         if not chunk.holders:
@@ -88,14 +105,25 @@ class Client:
         "close_code",
         "heard",
         "held_bytes",
+        "lagging",
+        "missed_after",
+        "missed_gaps",
+        "protocol",
         "send",
         "state",
     )
 
-    def __init__(self, raw: socket.socket, start_soon: StartSoon, buffers: Buffers) -> None:
+    def __init__(self, raw: socket.socket, start_soon: StartSoon, buffers: Buffers, protocol: Protocol = "ws") -> None:
+        self.protocol: Protocol = protocol
         self.send = raw.send
         self.blocked = False
-        """True where `send` must not be called: frames are held already, or the client is no longer OPEN."""
+        """True where `send` must not be called: messages are held already, or the client is no longer OPEN."""
+        self.lagging = False
+        """Whether it has missed messages, and is still busy with those before them."""
+        self.missed_after: Position | None = None
+        """Where it stood before the first message that it missed."""
+        self.missed_gaps: set[Lack] = set()
+        """The open gaps of which it missed a message."""
         self.state = State.OPEN
         self.held_bytes = 0
         self.heard = True
@@ -110,13 +138,19 @@ class Client:
         self._drained: trio.Event | None = None
 
     def put(self, data: bytes) -> None:
-        """Send whole frames to this client alone, after all before."""
-        chunk = Chunk(data)
+        """Send whole messages to this client alone, after all before. For answers: they are never missed."""
+        if self.lagging:
+            self._keep(Chunk(data), 0)
+        else:
+            self.write(Chunk(data))
+
+    def write(self, chunk: Chunk) -> None:
+        """Send a chunk, after all before."""
         if self.blocked:
             self.hold(chunk, 0)
             return
         try:
-            sent = self.send(data)
+            sent = self.send(chunk.data)
         except BlockingIOError:
             self.hold(chunk, 0)
         except OSError:
@@ -129,19 +163,40 @@ class Client:
         """Keep what the kernel did not take of a chunk, of which it took `sent` bytes. Too much ends the client."""
         if self.state is not State.OPEN:
             return
-        self._keep(chunk, sent)
-        if self.held_bytes > self._buffers.client_bytes:
-            self.end_too_slow()
+        if self.lagging:
+            self._miss(chunk)
+        elif self.held_bytes + chunk.size - sent <= self._buffers.client_bytes or (sent and self._buffers.drops):
+            self._keep(chunk, sent)
+        elif self._buffers.drops:
+            self.lagging = True
+            self._miss(chunk)
+        else:
+            self._keep(chunk, sent)
+            self.too_slow()
 
-    def end_too_slow(self) -> None:
-        """Drop what is held and close with 4008."""
-        self.end(TOO_SLOW, "resume with after", drop=True)
+    def too_slow(self) -> None:
+        """Drop what is held: lag, where clients may lose messages, else close with 4008."""
+        if not self._buffers.drops:
+            self.end(TOO_SLOW, "resume with after", drop=True)
+            return
+        self.lagging = True
+        for chunk in self._drop_but_half_message():
+            self._miss(chunk)
+        if not self._held:
+            self._start_soon(self._recover)
+
+    def end_lag(self) -> tuple[Position | None, set[Lack]]:
+        """Take messages again; what was missed since when, and in which open gaps."""
+        missed = self.missed_after, self.missed_gaps
+        self.lagging, self.missed_after, self.missed_gaps = False, None, set()
+        self.blocked = bool(self._held) or self.state is not State.OPEN
+        return missed
 
     def end(self, code: int, reason: str = "", *, drop: bool = False, frame: bytes | None = None) -> None:
-        """Send a close frame as the last thing; with `drop`, instead of what is held.
+        """Send a goodbye as the last thing; with `drop`, instead of what is held.
 
-        Where the kernel took a part of a frame, the rest of that frame goes first: a close frame inside it would be
-        read as its content. The connection is reset if the peer does not finish within `CLOSE_SECONDS`.
+        Where the kernel took a part of a message, the rest of it goes first: a close frame inside it would be read as
+        its content. The connection is reset if the peer does not finish within `CLOSE_SECONDS`.
         """
         if self.state is not State.OPEN:
             return
@@ -149,8 +204,8 @@ class Client:
         self.close_code = code
         self._buffers.ended.append(self)
         if drop:
-            self._drop_but_half_frame()
-        self._keep(Chunk(frame or close_frame(code, reason)), 0)
+            self._drop_but_half_message()
+        self._keep(Chunk(frame or goodbye(self.protocol, code, reason)), 0)
         self.blocked = True
         self._flush()
         if self.state is State.CLOSING:
@@ -175,6 +230,10 @@ class Client:
             self.abort()
         self.state = State.CLOSED
         self.blocked = True
+
+    def run(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Start a task of this client, which ends before its socket is closed."""
+        self._start_soon(task)
 
     async def flushed(self) -> None:
         """Wait until nothing is held, because it was sent or because the client ended. Cancelling is harmless."""
@@ -218,6 +277,17 @@ class Client:
             pass
         except OSError:
             self.abort()
+        if self.lagging and not self._held and self.state is State.OPEN:
+            self._buffers.on_recovered(self)
+
+    def _miss(self, chunk: Chunk) -> None:
+        if self.missed_after is None:
+            self.missed_after = chunk.before
+        self.missed_gaps.update(chunk.gaps)
+
+    async def _recover(self) -> None:
+        if self.lagging and not self._held and self.state is State.OPEN:
+            self._buffers.on_recovered(self)
 
     def _views(self) -> list[memoryview]:
         views = [memoryview(chunk.data) for chunk, _ in zip(self._held, range(_BUFFERS_A_CALL), strict=False)]
@@ -242,18 +312,26 @@ class Client:
         self.held_bytes = self._offset = 0
         self._emptied()
 
-    def _drop_but_half_frame(self) -> None:
-        rest = b""
+    def _drop_but_half_message(self) -> list[Chunk]:
+        """Hold nothing but the rest of a message that was begun; the chunks of which something was dropped."""
+        dropped, rest = list(self._held), b""
         if self._held and self._offset:
-            data = self._held[0].data
-            rest = data[self._offset : frame_end(data, self._offset)]
+            half = self._held[0]
+            end = message_end(self.protocol, half.data, self._offset)
+            rest = half.data[self._offset : end]
+            if end == half.size:
+                del dropped[0]
         self._drop()
         if rest:
             self._keep(Chunk(rest), 0)
+        return dropped
 
     def _emptied(self) -> None:
         self._buffers.holding.discard(self)
-        self.blocked = self.state is not State.OPEN
+        self.blocked = self.lagging or self.state is not State.OPEN
+        if self.state is State.CLOSING and self.protocol == "sse":
+            with suppress(OSError):
+                self._raw.shutdown(socket.SHUT_WR)  # the end of the stream; the peer closes then
         if self._drained is not None:
             self._drained.set()
             self._drained = None
@@ -261,3 +339,7 @@ class Client:
     async def _expire(self) -> None:
         await trio.sleep(CLOSE_SECONDS)
         self.abort()
+
+
+def _nothing(client: Client) -> None:
+    """Until a hub wants to know."""

@@ -3,15 +3,26 @@
 `Hub.deliver` is one synchronous loop that writes straight into non-blocking sockets. Clients with equal subscriptions
 form a group; what comes together is joined, so that a burst costs one `send` a client. A client that the kernel cannot
 take more for has a bounded buffer (`bridge.hub.client`); a client that fails or falls too far behind is dropped alone.
+
+While a pending gap is open, clients also differ in what they lack: a client's cursor says it, so a group's clients are
+told apart by that. Otherwise an event's id says all, and nothing is told apart.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
-from bridge.core.events import Event, Filled, Gap, filled_json, gap_json
-from bridge.core.position import Position
-from bridge.core.topics import Subscription, Topics
+from bridge.core.cursor import Cursor, OpenGap
+from bridge.core.events import Event, Filled, Gap, GapReason
+from bridge.core.history import Bounds, History
+from bridge.core.position import Position, Timeline
+from bridge.core.topics import Subscription
 from bridge.core.wire import PING_FRAME, TOO_SLOW, position_json, subscribed_json, text_frame
 from bridge.hub.client import Buffers, Chunk, Client, State
+from bridge.hub.encoding import Message, Protocol, encode, end_message, event_message, gap_message
+from bridge.hub.lack import Lack
+from bridge.hub.members import Group, Members, Wish
+from bridge.hub.resume import resume
 from bridge.telemetry import Metrics, log
 
 TICK_SECONDS = 5.0
@@ -24,64 +35,51 @@ PING_TICKS = 5
 JOINED_BYTES = 256 * 1024
 
 Item = Event | Gap | Filled
-Follows = Callable[[Position, Position], bool]
-"""Whether the first position is known to be newer than the second one."""
-
-
-class Group:
-    """The clients of one subscription. A dict, because it keeps the order in which they came."""
-
-    __slots__ = ("clients", "quiet_ticks", "subscription")
-
-    def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
-        self.clients: dict[Client, None] = {}
-        self.quiet_ticks = 0
+Newest = Callable[[int], Position | None]
+"""The newest position that was delivered or passed, in the numbering of a term."""
 
 
 class Hub:
-    """All clients of this process. Everything is synchronous: nothing can come between a decision and its frame.
+    """All clients of this process. Everything is synchronous: nothing can come between a decision and its message.
 
     Until `set_live` a client is connected but hears nothing, not even `subscribed`: that message is a promise, and
-    only a proven source can keep it. Then every waiting client gets `subscribed` and all that is delivered from there.
+    only a proven source can keep it. Then every waiting client gets `subscribed` and all that is delivered from there,
+    or from its cursor (`bridge.hub.resume`).
     """
 
     def __init__(
         self,
         channels: Iterable[str],
-        client_buffer_bytes: int,
-        buffers_total_bytes: int,
+        buffers: Buffers,
+        history_entries: int,
         metrics: Metrics,
-        follows: Follows = lambda position, since: position > since,
+        timeline: Timeline,
+        newest: Newest,
     ) -> None:
         self.channels = frozenset(channels)
-        self.buffers = Buffers(client_buffer_bytes)
+        self.buffers = buffers
         self.live = False
         self.position: Position | None = None
-        """The last event delivered; or where the source began."""
-        self._buffers_total_bytes = buffers_total_bytes
+        """Where clients stand that lack nothing: the last event delivered, or where the source began."""
+        self.timeline = timeline
+        self.history = History(timeline, history_entries)
+        self.members = Members()
+        self.newest = newest
         self._metrics = metrics
-        self._topics: Topics[Group] = Topics()
-        self._groups: dict[Subscription, Group] = {}
-        self._clients: dict[Client, Subscription] = {}
-        self._follows = follows
-        self._subscribed: dict[Client, tuple[int, Position | None]] = {}
-        """When each client subscribed: how many had done so before it, and the position it was told."""
-        self._subscribed_count = 0
-        self._pending: dict[tuple[Position | None, Position | None], int] = {}
-        """Pending gaps, by their bounds, and how many clients had subscribed when they were announced."""
-        self._waiting: dict[Client, None] = {}
+        self._pending: set[Bounds] = set()
+        self._waiting: dict[tuple[Client, str | None], Wish] = {}
         self._ticks = 0
+        buffers.on_recovered = self._recovered
 
     @property
     def client_count(self) -> int:
         """Clients that are connected, waiting ones included."""
-        return len(self._clients)
+        return len(self.members)
 
     @property
-    def clients(self) -> Iterable[Client]:
-        """All of them, in the order in which they came."""
-        return self._clients.keys()
+    def clients(self) -> Iterator[Client]:
+        """All of them. Not to be used across a wait."""
+        return iter(self.members)
 
     def set_live(self, position: Position | None) -> None:
         """A proven source feeds this hub, and what is delivered from now on comes after `position`.
@@ -91,123 +89,97 @@ class Hub:
         self.live = True
         if position is not None:
             self.position = position
+            self.history.begin(position)
         waiting, self._waiting = self._waiting, {}
-        for client in waiting:
-            self._subscribe(client)
+        for (client, name), wish in waiting.items():
+            self._begin(client, name, wish)
         self._bury()
 
     def set_waiting(self) -> None:
         """No source feeds this hub: clients that come now wait for the next `set_live` before they hear anything."""
         self.live = False
 
-    def add(self, client: Client, subscription: Subscription) -> None:
-        """Take a client whose handshake is done. It gets `subscribed`, then every event delivered after this call."""
-        self._clients[client] = subscription
+    def subscribe(self, client: Client, name: str | None, subscription: Subscription, after: str | None = None) -> None:
+        """Take a client whose handshake is done, or one more subscription of it; one of the same name ends.
+
+        The client gets `subscribed`, then what it lacks after its cursor, then every event delivered from there: at
+        once, or when the hub is live.
+        """
+        member = self.members.get(client)
+        if name in member.heard:
+            self.members.drop(client, name)
+        wish = member.awaited[name] = Wish(subscription, after)
         if self.live:
-            self._subscribe(client)
+            self._begin(client, name, wish)
         else:
-            self._waiting[client] = None
+            self._waiting[client, name] = wish
         self._bury()
+
+    def unsubscribe(self, client: Client, name: str | None) -> bool:
+        """End the subscription of that name; False where there is none."""
+        member = self.members.get(client)
+        awaited = member.awaited.pop(name, None)
+        self._waiting.pop((client, name), None)
+        if name in member.heard:
+            self.members.drop(client, name)
+            return True
+        return awaited is not None
+
+    def subscription_names(self, client: Client) -> set[str | None]:
+        """The names of a client's subscriptions, awaited ones included."""
+        member = self.members.get(client)
+        return {*member.heard, *member.awaited}
+
+    def cursor(self, client: Client) -> Cursor | None:
+        """Where this client stands; None where that is not known yet."""
+        member = self.members.find(client)
+        if member is not None and not member.heard:
+            return next((wish.cursor for wish in member.awaited.values()), None)
+        return self.cursor_of(self.members.lacking.get(client, ()))
+
+    def cursor_of(self, lacks: tuple[Lack, ...], position: Position | None = None) -> Cursor | None:
+        """Where clients stand that lack this, at `position` or else where the hub stands."""
+        position = position or self.position
+        return None if position is None else Cursor(position, tuple(lack.gap for lack in lacks))
 
     def remove(self, client: Client) -> None:
         """Forget a client; harmless if it is not there (any more)."""
-        subscription = self._clients.pop(client, None)
-        if subscription is None:
-            return
-        if client in self._waiting:
-            del self._waiting[client]
-            return
-        del self._subscribed[client]
-        group = self._groups[subscription]
-        del group.clients[client]
-        if not group.clients:
-            del self._groups[subscription]
-            self._topics.remove(subscription, group)
+        member = self.members.find(client)
+        if member is not None:
+            for name in member.awaited:
+                self._waiting.pop((client, name), None)
+            member.awaited.clear()
+        self.members.remove(client)
 
     def deliver(self, items: Sequence[Item]) -> None:
         """Give these to every client that wants them, in this order; gaps concern everybody.
 
-        But a late event concerns only those who had subscribed before it, and the end of a pending gap those who were
-        told of it. Never waits, and never raises for what a client does.
+        But a late event concerns only those who lack it, and the end of a pending gap those who were told of it. Never
+        waits, and never raises for what a client does.
         """
-        plain: list[Item] = []
+        plain: list[Event] = []
         for item in items:
-            if _concerns_all(item, self._pending):
+            if isinstance(item, Event) and not item.late:
                 plain.append(item)
+                self.history.append(item)
+                continue
+            self._fan_out(plain)
+            plain = []
+            if isinstance(item, Event):
+                self.history.insert(item)
+                self._deliver_late(item)
+            elif isinstance(item, Filled):
+                self.history.fill(item)
+                self._settle((item.after, item.before), None)
             else:
-                self._fan_out(plain)
-                plain = []
-                self._deliver_to_some(item)
-            if isinstance(item, Gap) and item.pending:
-                self._pending[item.after, item.before] = self._subscribed_count
+                self.history.add_gap(item)
+                self._deliver_gap(item)
+            self._metrics.events.inc()
         self._fan_out(plain)
-        if self.buffers.total_bytes > self._buffers_total_bytes:
+        if self.buffers.total_bytes > self.buffers.all_bytes:
             self._shed()
         if self.buffers.ended:
             self._bury()
-
-    def _deliver_to_some(self, item: Item) -> None:
-        """A late event, or the end of a pending gap."""
-        if isinstance(item, Event):
-            frame = text_frame(item.data)
-            wanted = [client for group in self._topics.match(item) for client in group.clients]
-            concerned = [client for client in wanted if self._had_subscribed(client, item)]
-        else:
-            frame = text_frame(gap_json(item) if isinstance(item, Gap) else filled_json(item))
-            told = self._pending.pop((item.after, item.before))
-            concerned = [client for client, (before, _) in self._subscribed.items() if before < told]
-        _write(Chunk(frame), concerned)
-        self._metrics.events.inc()
-        self._metrics.deliveries.inc(len(concerned))
-        self._metrics.bytes_sent.inc(len(frame) * len(concerned))
-
-    def _had_subscribed(self, client: Client, late: Event) -> bool:
-        before, since = self._subscribed[client]
-        if late.hole is not None and late.hole in self._pending:
-            return before < self._pending[late.hole]
-        return since is not None and self._follows(late.position, since)  # outside of a hole it was announced as lost
-
-    def _fan_out(self, items: Sequence[Item]) -> None:
-        if not items:
-            return
-        frames: list[bytes] = []
-        runs: dict[Group, list[int]] = {}
-        match = self._topics.match
-        for item in items:
-            if isinstance(item, Event):
-                self.position = item.position
-                groups: Iterable[Group] = match(item)
-                if not groups:
-                    continue
-                frame = text_frame(item.data)
-            else:
-                frame = text_frame(gap_json(item) if isinstance(item, Gap) else filled_json(item))
-                groups = self._groups.values()
-            index = len(frames)
-            frames.append(frame)
-            for group in groups:
-                run = runs.get(group)
-                if run is None:
-                    runs[group] = [index]
-                else:
-                    run.append(index)
-        joined: dict[tuple[int, ...] | None, list[Chunk]] = {}
-        deliveries = sent_bytes = 0
-        for group, run in runs.items():
-            key = None if len(run) == len(frames) else tuple(run)
-            chunks = joined.get(key)
-            if chunks is None:
-                chunks = joined[key] = _join([frames[index] for index in run])
-            group.quiet_ticks = 0
-            clients = group.clients
-            for chunk in chunks:
-                _write(chunk, clients)
-                sent_bytes += chunk.size * len(clients)
-            deliveries += len(run) * len(clients)
-        self._metrics.events.inc(len(items))
-        if deliveries:
-            self._metrics.deliveries.inc(deliveries)
-            self._metrics.bytes_sent.inc(sent_bytes)
 
     def tick(self, *, after_pause: bool = False) -> None:
         """Tell quiet clients their position, ping all, and drop those that gave no sign of life since the last ping.
@@ -216,13 +188,15 @@ class Hub:
         paused itself has not given its peers time to answer.
         """
         self._ticks += 1
-        for group in self._groups.values():
+        for group in self.members.groups.values():
             group.quiet_ticks += 1
             if group.quiet_ticks >= QUIET_TICKS and self.position is not None:
                 group.quiet_ticks = 0
-                _write(Chunk(text_frame(position_json(self.position))), group.clients)
+                self._tell(group.clients, lambda cursor: Message(position_json(cursor), "position", str(cursor)))
         if self._ticks % PING_TICKS == 0:
-            for client in self._clients:
+            for client in self.members:
+                if client.protocol == "sse":
+                    continue
                 if client.heard or after_pause:
                     client.heard = False
                     client.put(PING_FRAME)
@@ -232,27 +206,207 @@ class Hub:
 
     def observe(self) -> None:
         """Bring the gauges up to date."""
-        self._metrics.clients.set(len(self._clients))
+        self._metrics.clients.set(len(self.members))
         self._metrics.buffered_bytes.set(self.buffers.total_bytes)
 
-    def _subscribe(self, client: Client) -> None:
-        subscription = self._clients[client]
-        group = self._groups.get(subscription)
-        if group is None:
-            group = self._groups[subscription] = Group(subscription)
-            self._topics.add(subscription, group)
-        group.clients[client] = None
-        self._subscribed[client] = (self._subscribed_count, self.position)
-        self._subscribed_count += 1
-        client.put(text_frame(subscribed_json(subscription, self.position)))
+    def join(self, client: Client, name: str | None, lacks: tuple[Lack, ...], since: Position | None) -> None:
+        """What was awaited is in force: the client hears what is delivered from now on, and lacks this."""
+        wish = self.members.get(client).awaited.pop(name)
+        self.members.put(client, name, wish, since)
+        self.members.lack(client, (*self.members.lacking.get(client, ()), *lacks))
+
+    def greet(self, client: Client, name: str | None, wish: Wish, cursor: Cursor | None) -> None:
+        """Say `subscribed`: from this cursor on nothing is missed."""
+        data = subscribed_json(name, wish.subscription, cursor)
+        client.put(encode(client.protocol, Message(data, "subscribed", str(cursor or ""))))
+
+    def pending_before(self, before: Position) -> frozenset[Bounds]:
+        """The gap that ends there, if it may still be filled."""
+        return frozenset(bounds for bounds in self._pending if bounds[1] == before)
+
+    def _begin(self, client: Client, name: str | None, wish: Wish) -> None:
+        if client.state is not State.OPEN:
+            return
+        if wish.asked is not None:
+            resume(self, client, name, wish)
+            return
+        self.greet(client, name, wish, self.cursor_of(self.members.lacking.get(client, ())))
+        self.join(client, name, (), self.position)
+
+    def _fan_out(self, items: Sequence[Event]) -> None:
+        if not items:
+            return
+        before = self.position
+        runs: dict[Group, list[int]] = {}
+        match = self.members.match
+        for index, item in enumerate(items):
+            for group in match(item):
+                run = runs.get(group)
+                if run is None:
+                    runs[group] = [index]
+                else:
+                    run.append(index)
+        self.position = items[-1].position
+        encoded: dict[tuple[Protocol, tuple[Lack, ...]], list[bytes | None]] = {}
+        joined: dict[tuple[Protocol, tuple[Lack, ...], tuple[int, ...] | None], list[Chunk]] = {}
+        deliveries = sent_bytes = 0
+        for group, run in runs.items():
+            key = None if len(run) == len(items) else tuple(run)
+            group.quiet_ticks = 0
+            protocol = group.key.protocol
+            cohorts = self.members.cohorts(group.clients) if self.members.lacking else {(): group.clients}
+            for lacks, clients in cohorts.items():
+                chunks = joined.get((protocol, lacks, key))
+                if chunks is None:
+                    frames = encoded.setdefault((protocol, lacks), [None] * len(items))
+                    for index in run:
+                        if frames[index] is None:
+                            frames[index] = self._encode(protocol, items[index], lacks)
+                    chunks = _join([frame for index in run if (frame := frames[index]) is not None], before)
+                    joined[protocol, lacks, key] = chunks
+                for chunk in chunks:
+                    _write(chunk, clients)
+                    sent_bytes += chunk.size * len(clients)
+                deliveries += len(run) * len(clients)
+        self._metrics.events.inc(len(items))
+        self._count(deliveries, sent_bytes)
+
+    def _encode(self, protocol: Protocol, event: Event, lacks: tuple[Lack, ...]) -> bytes:
+        if protocol == "ws" and not lacks:
+            return text_frame(event.data)
+        return encode(protocol, event_message(event, Cursor(event.position, tuple(lack.gap for lack in lacks))))
+
+    def _deliver_late(self, event: Event) -> None:
+        wanted = [client for group in self.members.match(event) for client in group.clients]
+        said: dict[Lack, None] = {}
+        told: list[Client] = []
+        for client in wanted:
+            lacks = [
+                lack
+                for lack in self.members.lacking.get(client, ())
+                if self._lies_in(event, lack) and self.members.wants(client, event, lack.gap)
+            ]
+            if lacks or self._was_owed(client, event):
+                said.update(dict.fromkeys(lacks))
+                told.append(client)
+        for lack in said:
+            lack.gap = replace(lack.gap, through=event.position)
+        self._tell(told, lambda cursor: event_message(event, cursor), tuple(said))
+
+    def _lies_in(self, event: Event, lack: Lack) -> bool:
+        """Whether the client lacks this late event: it has what is not newer than the gap's low end, and what follows
+        the gap."""
+        if lack.replaying or (event.hole is not None and event.hole not in lack.ties):
+            return False
+        low = self.timeline.convert(lack.gap.low, event.position.term)
+        high = self.timeline.convert(lack.gap.before, event.position.term)
+        known = low is not None or high is not None or event.hole is not None
+        return known and (low is None or low < event.position) and (high is None or event.position < high)
+
+    def _was_owed(self, client: Client, event: Event) -> bool:
+        """Whether a late event outside of the pending gaps, announced as lost, is newer than the subscription."""
+        if event.hole is not None and event.hole in self._pending:
+            return False
+        since = self.members.get(client).since
+        there = self.timeline.convert(since, event.position.term) if since is not None else None
+        return there is not None and event.position > there
+
+    def _deliver_gap(self, gap: Gap) -> None:
+        bounds = (gap.after, gap.before)
+        if bounds in self._pending:
+            self._settle(bounds, gap.reason)
+            return
+        before = self.position
+        if gap.before is not None:
+            self.position = gap.before.plus(-1)
+        clients = [client for group in self.members.groups.values() for client in group.clients]
+        lack: tuple[Lack, ...] = ()
+        if gap.pending and gap.after is not None and gap.before is not None:
+            self._pending.add(bounds)
+            lack = (Lack(OpenGap(gap.after, gap.before), {bounds}),)
+            for lacks, cohort in self.members.cohorts(clients).items():
+                for client in cohort:
+                    self.members.lack(client, (*lacks, *lack))
+        self._tell(clients, lambda cursor: gap_message(gap, cursor), lack, before)
+
+    def _settle(self, bounds: Bounds, lost: GapReason | None) -> None:
+        """A pending gap has ended, filled or `lost`. Whoever lacks something in it is told, once all that it is tied to
+        has ended."""
+        self._pending.discard(bounds)
+        cohorts = self.members.cohorts(list(self.members.lacking))
+        tied = {lack for lacks in cohorts for lack in lacks if bounds in lack.ties}
+        for lack in tied:
+            lack.ties.discard(bounds)
+            lack.lost = lack.lost or lost
+        for lacks, clients in cohorts.items():
+            ended = [lack for lack in lacks if lack in tied and not lack.ties]
+            left = lacks
+            for lack in ended:
+                left = tuple(one for one in left if one is not lack)
+                for client in clients:
+                    self.members.lack(client, left)
+                self._tell(clients, partial(end_message, lack), (lack,))
+
+    def _tell(
+        self,
+        clients: Iterable[Client],
+        message: Callable[[Cursor], Message],
+        said: tuple[Lack, ...] = (),
+        before: Position | None = None,
+    ) -> None:
+        """One message to these clients, each with its cursor. `said`: the open gaps that it says something of;
+        `before`: where the clients stood before it, if it moves them."""
+        deliveries = sent_bytes = 0
+        for lacks, cohort in self.members.cohorts(clients).items():
+            cursor = self.cursor_of(lacks)
+            if cursor is None:
+                continue
+            chunks: dict[Protocol, Chunk] = {}
+            for client in cohort:
+                chunk = chunks.get(client.protocol)
+                if chunk is None:
+                    data = encode(client.protocol, message(cursor))
+                    chunk = chunks[client.protocol] = Chunk(data, before, said)
+                _write(chunk, (client,))
+                deliveries += 1
+                sent_bytes += chunk.size
+        self._count(deliveries, sent_bytes)
+
+    def _recovered(self, client: Client) -> None:
+        """A lagging client takes messages again: tell it what it missed."""
+        after, lacks = client.end_lag()
+        if client not in self.members:
+            return
+        told = [lack for lack in lacks if not self._lies_behind(lack.gap, after)]
+        left = tuple(one for one in self.members.lacking.get(client, ()) if one not in lacks)
+        self.members.lack(client, left)
+        cursor = self.cursor(client)
+        if cursor is None:
+            return
+        gaps = [Gap(lack.gap.after, lack.gap.before, "slow_client") for lack in told]
+        if after is not None:
+            gaps.append(Gap(after, cursor.position.plus(1), "slow_client"))
+        for gap in gaps:
+            self._metrics.gaps.labels(gap.reason).inc()
+            client.put(encode(client.protocol, gap_message(gap, cursor)))
+
+    def _lies_behind(self, gap: OpenGap, position: Position | None) -> bool:
+        """Whether the whole gap is newer than the position."""
+        there = self.timeline.convert(position, gap.after.term) if position is not None else None
+        return there is not None and there <= gap.after
+
+    def _count(self, deliveries: int, sent_bytes: int) -> None:
+        if deliveries:
+            self._metrics.deliveries.inc(deliveries)
+            self._metrics.bytes_sent.inc(sent_bytes)
 
     def _shed(self) -> None:
-        """End the clients with the fullest buffers until all together fit again."""
+        """Take away the fullest buffers until all together fit again."""
         for client in sorted(self.buffers.holding, key=lambda client: client.held_bytes, reverse=True):
-            if self.buffers.total_bytes <= self._buffers_total_bytes:
+            if self.buffers.total_bytes <= self.buffers.all_bytes:
                 return
             if client.state is State.OPEN:
-                client.end_too_slow()
+                client.too_slow()
 
     def _bury(self) -> None:
         """Forget the clients that ended, and say so of the slow ones."""
@@ -263,12 +417,6 @@ class Hub:
             if client.close_code == TOO_SLOW:
                 self._metrics.slow_disconnects.inc()
                 log.info("A client read too slowly and was disconnected (code 4008)")
-
-
-def _concerns_all(item: Item, pending: Container[tuple[Position | None, Position | None]]) -> bool:
-    if isinstance(item, Event):
-        return not item.late
-    return (item.after, item.before) not in pending or (isinstance(item, Gap) and item.pending)
 
 
 def _write(chunk: Chunk, clients: Iterable[Client]) -> None:
@@ -289,16 +437,16 @@ def _write(chunk: Chunk, clients: Iterable[Client]) -> None:
                 client.hold(chunk, sent)
 
 
-def _join(frames: list[bytes]) -> list[Chunk]:
+def _join(frames: list[bytes], before: Position | None) -> list[Chunk]:
     """The frames in as few chunks as `JOINED_BYTES` allows; a frame is never divided."""
     if len(frames) == 1:
-        return [Chunk(frames[0])]
+        return [Chunk(frames[0], before)]
     chunks: list[Chunk] = []
     start = size = 0
     for index, frame in enumerate(frames):
         if size and size + len(frame) > JOINED_BYTES:
-            chunks.append(Chunk(b"".join(frames[start:index])))
+            chunks.append(Chunk(b"".join(frames[start:index]), before))
             start, size = index, 0
         size += len(frame)
-    chunks.append(Chunk(b"".join(frames[start:])))
+    chunks.append(Chunk(b"".join(frames[start:]), before))
     return chunks

@@ -12,7 +12,7 @@ from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery
 from bridge.feed.feed import Feed
 from bridge.feed.source import FeedState
-from bridge.hub import Client, Hub
+from bridge.hub import Buffers, Client, Hub
 from bridge.links.openers import RealLinks
 from bridge.links.postgres import ListenSession, SessionOptions
 from bridge.relay.relay import Relay
@@ -162,7 +162,7 @@ class Process:
         socket: Any = ClientSocket(view, lambda: len(self.world.committed))
         client = Client(socket, self._nursery.start_soon, self._hub.buffers)
         self._clients[client] = view
-        self._hub.add(client, Subscription(wanted))
+        self._hub.subscribe(client, None, Subscription(wanted))
 
     def disconnect_client(self, number: int) -> None:
         """One of the clients goes."""
@@ -175,7 +175,8 @@ class Process:
 def _feed_and_hub(settings: Settings, links: RealLinks, relay: Relay | None) -> tuple[Feed, Hub]:
     local = (relay.listener, relay.tape) if relay else None
     delivery = Delivery(lambda items: hub.deliver(items), METRICS, relay.timeline if relay else None)
-    hub = Hub(settings.channels, settings.client_buffer_bytes, settings.buffers_total_bytes, METRICS, delivery.follows)
+    buffers = Buffers(settings.client_buffer_bytes, settings.buffers_total_bytes)
+    hub = Hub(settings.channels, buffers, settings.history_entries, METRICS, delivery.timeline, delivery.newest)
 
     def tell_hub(state: FeedState) -> None:
         if state.mode == "none":

@@ -1,0 +1,74 @@
+"""One message on the wire of a client: a WebSocket frame, or a block of a server-sent event stream.
+
+The JSON is the same in both. A block has the cursor as its `id:`, which the browser gives back as `Last-Event-ID`.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from bridge.core import events
+from bridge.core.cursor import Cursor
+from bridge.core.events import Event, Filled, Gap
+from bridge.core.wire import close_frame, frame_end, text_frame
+from bridge.hub.lack import Lack
+
+Protocol = Literal["ws", "sse"]
+
+_BLOCK_END: Final = b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a client is told: its JSON, its type, and the cursor after it (empty: none)."""
+
+    data: bytes
+    kind: str = "notification"
+    cursor: str = ""
+
+
+def encode(protocol: Protocol, message: Message) -> bytes:
+    """The bytes of a whole message."""
+    if protocol == "ws":
+        return text_frame(message.data)
+    if message.kind == "position":
+        return b":\nid: %b\n\n" % message.cursor.encode()
+    kind = b"" if message.kind == "notification" else b"event: %b\n" % message.kind.encode()
+    identity = b"id: %b\n" % message.cursor.encode() if message.cursor else b""
+    return b"%b%bdata: %b\n\n" % (kind, identity, message.data)
+
+
+def event_message(event: Event, cursor: Cursor) -> Message:
+    """An event as it is told to clients that stand at `cursor` after it."""
+    text = str(cursor)
+    needs_more = cursor.open_gaps or cursor.position != event.position
+    return Message(events.with_cursor(event.data, text) if needs_more else event.data, cursor=text)
+
+
+def gap_message(gap: Gap, cursor: Cursor) -> Message:
+    """A gap as it is told to clients that stand at `cursor` after it."""
+    text = str(cursor)
+    return Message(events.gap_json(gap, text), "gap", text)
+
+
+def end_message(lack: Lack, cursor: Cursor) -> Message:
+    """The end of a pending gap as it is told to clients that stand at `cursor` after it."""
+    after, before = lack.gap.after, lack.gap.before
+    if lack.lost is not None:
+        return gap_message(Gap(after, before, lack.lost), cursor)
+    text = str(cursor)
+    return Message(events.filled_json(Filled(after, before), text), "filled", text)
+
+
+def goodbye(protocol: Protocol, code: int, reason: str) -> bytes:
+    """The last bytes to a client: a close frame, or in a stream when to come back where the reason says so."""
+    if protocol == "ws":
+        return close_frame(code, reason)
+    name, _, seconds = reason.partition("=")
+    return b"retry: %d\n\n" % (int(seconds) * 1000) if name == "retry" and seconds.isdecimal() else b":\n\n"
+
+
+def message_end(protocol: Protocol, data: bytes, offset: int) -> int:
+    """The first end of a message at or after `offset` in `data`, which is a row of whole messages."""
+    if protocol == "ws":
+        return frame_end(data, offset)
+    return offset and data.index(_BLOCK_END, offset - len(_BLOCK_END)) + len(_BLOCK_END)

@@ -1,0 +1,295 @@
+"""Going on where a client was: what it lacks after its cursor comes from the history, then it hears what is live.
+
+A cursor says all about a client, so a replay that is interrupted (to wait until the client has read) begins again from
+the cursor that it has reached, whatever has changed meanwhile; its last step and going live are one.
+
+A client that hears something already cannot go back: a further subscription with a cursor goes live first, and what it
+lacks comes late, in a gap of its own that only the cursor shows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from bridge.core import events
+from bridge.core.cursor import Cursor, OpenGap, sub_digest
+from bridge.core.events import Event, Gap
+from bridge.core.history import Bounds
+from bridge.core.position import Position
+from bridge.hub.client import Chunk, Client, State
+from bridge.hub.encoding import Message, encode, end_message, event_message, gap_message
+from bridge.hub.lack import Lack
+from bridge.hub.members import Member, Wish
+
+if TYPE_CHECKING:
+    from bridge.hub.fanout import Hub
+
+POLL_SECONDS = 0.1
+RELATE_SECONDS = 5.0
+"""How long this process may take to hear of what another one has told the client: that one may have noticed a failure
+of Redis seconds before (`BRIDGE_HEARTBEAT_TIMEOUT_SECONDS`), and have given positions of a session of its own."""
+RECENT_TERM = 60 * 100 << 22
+"""Terms of the last minute: they begin with the time in units of 10 ms, shifted by 22 bits. An older one that is not
+known by now never will be."""
+AHEAD = 100_000
+"""Positions that this process may be behind another one."""
+ROUND_BYTES = 256 * 1024
+
+
+def resume(hub: "Hub", client: Client, name: str | None, wish: Wish) -> None:
+    """Begin a subscription from the cursor of its wish; at once if all is at hand, else by a task of the client."""
+    try:
+        wish.cursor = Cursor.parse(wish.asked or "")
+    except ValueError:
+        Resumption(hub, client, name, wish, None).give_up()
+        return
+    resumption = Resumption(hub, client, name, wish, wish.cursor)
+    if not (resumption.ready and resumption.begin()):
+        client.run(resumption.finish)
+
+
+class Resumption:
+    """One subscription on its way from a cursor to what is live."""
+
+    def __init__(self, hub: "Hub", client: Client, name: str | None, wish: Wish, cursor: Cursor | None) -> None:
+        self._hub = hub
+        self._client = client
+        self._name = name
+        self._wish = wish
+        self._cursor = cursor
+        self._begun = False
+        self._since: Position | None = None
+        self._replaying: list[tuple[Lack, bool]] = []
+        """For a client that hears something already: what comes late, and whether it was announced as a gap."""
+        self._round_bytes = min(ROUND_BYTES, hub.buffers.client_bytes // 2)
+
+    @property
+    def ready(self) -> bool:
+        """Whether this process is live, has come as far, and can place all that the cursor says."""
+        return self._placed and all(self._hub.history.knows(gap.low) for gap in self._cursor_gaps)
+
+    @property
+    def _placed(self) -> bool:
+        if not self._hub.live or self._cursor is None:
+            return False
+        position = self._cursor.position
+        newest = self._hub.newest(position.term)
+        return newest is not None and newest >= position and self._hub.history.knows(position)
+
+    @property
+    def _cursor_gaps(self) -> tuple[OpenGap, ...]:
+        return self._cursor.open_gaps if self._cursor is not None else ()
+
+    @property
+    def _hopeless(self) -> bool:
+        """Whether waiting will not make it ready: an old term, or a position far beyond everything."""
+        here = self._hub.position
+        if here is None or self._cursor is None:
+            return True
+        if self._placed:
+            return False
+        position = self._cursor.position
+        newest = self._hub.newest(position.term)
+        if newest is not None and self._hub.history.knows(position):
+            return position.seq > newest.seq + AHEAD
+        return position.term < here.term - RECENT_TERM
+
+    @property
+    def _over(self) -> bool:
+        """Whether the client has gone, or wants something else by this name."""
+        member = self._hub.members.find(self._client)
+        if self._client.state is not State.OPEN or member is None:
+            return True
+        return self._wish not in (member.awaited.get(self._name), self._live_wish(member))
+
+    def _live_wish(self, member: Member) -> Wish | None:
+        heard = member.heard.get(self._name)
+        return heard.wish if heard is not None else None
+
+    async def finish(self) -> None:
+        """Wait until it is ready, a bounded time, and go round by round until it is live."""
+        patience_seconds = RELATE_SECONDS
+        while not (self._begun or self.ready):
+            if self._over:
+                return
+            if self._hub.live:
+                patience_seconds -= POLL_SECONDS
+                if patience_seconds < 0 and self._placed:
+                    break
+                if patience_seconds < 0 or self._hopeless:
+                    self.give_up()
+                    return
+            await trio.sleep(POLL_SECONDS)
+        if self._over or (not self._begun and self.begin()):
+            return
+        while not self._over:
+            await self._client.flushed()
+            if self._over or self._go_on():
+                return
+
+    def give_up(self) -> None:
+        """The cursor means nothing here: say so, and begin with what is live."""
+        hub, client, cursor = self._hub, self._client, self._cursor
+        lacks = hub.members.lacking.get(client, ())
+        hub.greet(client, self._name, self._wish, hub.cursor_of(lacks))
+        hub.join(client, self._name, (), hub.position)
+        gaps = [Gap(gap.after, gap.before, "unknown_position") for gap in cursor.open_gaps] if cursor else []
+        next_one = hub.position.plus(1) if hub.position else None
+        for gap in [*gaps, Gap(cursor.position if cursor else None, next_one, "unknown_position")]:
+            here = hub.cursor_of(lacks)
+            if here is not None:
+                client.put(encode(client.protocol, gap_message(gap, here)))
+
+    def begin(self) -> bool:
+        """Say `subscribed` and replay as much as may be sent at once; True if that was all."""
+        hub, cursor = self._hub, self._cursor
+        if cursor is None:
+            return True
+        self._begun = True
+        mine = (None, sub_digest(self._name))
+        gaps = tuple(replace(gap, sub=None) for gap in cursor.open_gaps if gap.sub in mine)
+        self._wish.cursor = Cursor(cursor.position, gaps)
+        self._since = cursor.position
+        hub.greet(self._client, self._name, self._wish, self._wish.cursor)
+        if hub.members.get(self._client).heard:
+            self._go_live_first(self._wish.cursor)
+        return self._go_on()
+
+    def _go_on(self) -> bool:
+        cursor = self._wish.cursor
+        return self._fill() if self._replaying or cursor is None else self._catch_up(cursor)
+
+    def _catch_up(self, cursor: Cursor) -> bool:
+        """One round of the replay in order; True if the client is live after it."""
+        begun_at = cursor.position
+        said = tuple(Lack(gap, set()) for gap in cursor.open_gaps)
+        frames: list[bytes] = []
+        size = 0
+        ties: dict[OpenGap, frozenset[Bounds]] = {}
+        for message, here in self._missing(cursor, ties):
+            self._wish.cursor = cursor = here
+            if message is not None:
+                frames.append(encode(self._client.protocol, message))
+                size += len(frames[-1])
+                if size > self._round_bytes:
+                    break
+        else:
+            self._send(frames, begun_at, said)
+            lacks = tuple(Lack(gap, set(ties[gap])) for gap in cursor.open_gaps)
+            self._hub.join(self._client, self._name, lacks, self._since)
+            return True
+        self._send(frames, begun_at, said)
+        return False
+
+    def _missing(
+        self, cursor: Cursor, ties: dict[OpenGap, frozenset[Bounds]]
+    ) -> Iterator[tuple[Message | None, Cursor]]:
+        """What the client lacks, and its cursor after each; `ties` gets what its open gaps are tied to."""
+        history, wants = self._hub.history, self._wish.subscription.matches
+        position, gaps = cursor.position, list(cursor.open_gaps)
+
+        def here() -> Cursor:
+            return Cursor(position, tuple(gaps))
+
+        for gap in cursor.open_gaps:
+            at = gaps.index(gap)
+            inside = history.inside(gap)
+            for event in inside.events:
+                gaps[at] = replace(gap, through=event.position)
+                yield (event_message(events.late(event, None), here()) if wants(event) else None), here()
+            open_gap = gaps[at]
+            if inside.rest == "pending":
+                ties[open_gap] = inside.ties
+                continue
+            del gaps[at]
+            lack = Lack(gap, set(), None if inside.rest == "filled" else "failover")
+            yield end_message(lack, here()), here()
+        for item in history.after(position):
+            if isinstance(item, Event):
+                position = item.position
+                yield (event_message(item, here()) if wants(item) else None), here()
+                continue
+            if item.before is not None:
+                position = item.before.plus(-1)
+            if item.pending and item.after is not None and item.before is not None:
+                open_gap = OpenGap(item.after, item.before)
+                gaps.append(open_gap)
+                ties[open_gap] = self._hub.pending_before(item.before)
+            yield gap_message(item, here()), here()
+
+    def _go_live_first(self, cursor: Cursor) -> None:
+        """The client hears other subscriptions already: this one joins them, and what it lacks comes late."""
+        hub, digest = self._hub, sub_digest(self._name)
+        announced = [Lack(replace(gap, sub=digest), set(), replaying=True) for gap in cursor.open_gaps]
+        self._replaying = [(lack, True) for lack in announced]
+        here = hub.position
+        there = hub.timeline.convert(cursor.position, here.term) if here is not None else None
+        if here is not None and (there is None or there < here):
+            gap = OpenGap(cursor.position, here.plus(1), None, digest)
+            self._replaying.append((Lack(gap, set(), replaying=True), False))
+        hub.join(self._client, self._name, tuple(lack for lack, _ in self._replaying), cursor.position)
+
+    def _fill(self) -> bool:
+        """One round of what comes late; True if that was all."""
+        hub, client = self._hub, self._client
+        frames: list[bytes] = []
+        size = 0
+        while self._replaying:
+            lack, announced = self._replaying[0]
+            inside = hub.history.inside(lack.gap)
+            for event in inside.events:
+                lack.gap = replace(lack.gap, through=event.position)
+                cursor = hub.cursor(client)
+                if cursor is not None and self._is_new(event):
+                    frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
+                    size += len(frames[-1])
+                    if size > self._round_bytes:
+                        self._send(frames, None, (lack,))
+                        return False
+            del self._replaying[0]
+            frames += self._end(lack, inside.rest, inside.ties, announced=announced)
+            self._send(frames, None, (lack,))
+            frames, size = [], 0
+        return True
+
+    def _end(self, lack: Lack, rest: str, ties: frozenset[Bounds], *, announced: bool) -> list[bytes]:
+        """A gap that was filled as far as the history goes: what becomes of it, and what its client is told."""
+        hub, client = self._hub, self._client
+        lack.replaying = False
+        if rest == "pending":
+            lack.ties = set(ties)
+            gap = Gap(lack.gap.low, lack.gap.before, "failover", pending=True)
+            if announced:
+                return []
+            lack.gap = replace(lack.gap, after=lack.gap.low, through=None)
+        else:
+            hub.members.lack(client, tuple(one for one in hub.members.lacking.get(client, ()) if one is not lack))
+            lack.lost = "failover" if rest == "lost" else None
+            gap = Gap(lack.gap.low, lack.gap.before, "failover")
+            if rest == "filled" and not announced:
+                return []
+        cursor = hub.cursor(client)
+        if cursor is None:
+            return []
+        message = gap_message(gap, cursor) if rest == "pending" else end_message(lack, cursor)
+        return [encode(client.protocol, message)]
+
+    def _is_new(self, event: Event) -> bool:
+        """Whether the subscription wants this event, and no other one of the client has brought it."""
+        if not self._wish.subscription.matches(event):
+            return False
+        others = self._hub.members.get(self._client).heard.items()
+        return not any(
+            name != self._name and other.subscription.matches(event) and self._follows(event.position, other.since)
+            for name, other in others
+        )
+
+    def _follows(self, position: Position, since: Position | None) -> bool:
+        there = self._hub.timeline.convert(since, position.term) if since is not None else None
+        return there is not None and position > there
+
+    def _send(self, frames: list[bytes], before: Position | None, said: tuple[Lack, ...] = ()) -> None:
+        if frames:
+            self._client.write(Chunk(b"".join(frames), before, said))
