@@ -12,6 +12,7 @@ import msgspec
 from bridge.core.bucket import Bucket
 from bridge.core.grants import Forbidden, Grant
 from bridge.core.topics import MAX_FIELDS, Subscription
+from bridge.core.wire import ErrorCode
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 """A longer message closes the connection (1009)."""
@@ -29,8 +30,6 @@ MAX_REFUSED: Final = 100
 """Messages refused for their rate, since the client last held still, that close the connection (1008)."""
 MAX_BAD: Final = 10
 """Messages that were not understood, in all, that close the connection (1008)."""
-
-ErrorCode = Literal["bad_message", "unknown_channel", "forbidden", "too_many_subscriptions", "rate_limited"]
 
 _LONGEST_SHOWN = 80
 _FORMS = 'there are {"type":"subscribe"}, {"type":"unsubscribe"} and {"type":"ping"}'

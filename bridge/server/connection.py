@@ -14,15 +14,17 @@ import trio
 from trio_websocket import ConnectionClosed
 from wsproto.utilities import ProtocolError
 
-from bridge.hub import Hub
+from bridge.core.grants import EVERYTHING
+from bridge.server.clients import Clients
 from bridge.server.drain import RETRY_SECONDS
 from bridge.server.endpoints import Endpoint, answer
 from bridge.server.guard import refusal
 from bridge.server.http import HEAD_BYTES, Header, HttpConnection, Request, Response, linger, refuse
 from bridge.server.limits import Lobby, Places, Visitor
 from bridge.server.proxies import Address, Network, address_of, client_address, is_trusted, site
+from bridge.server.sse import come_back_later, resume_from, run_sse
 from bridge.server.tls import Tls, serve_tls
-from bridge.server.upgrade import Upgrade, judge, targets_websocket
+from bridge.server.upgrade import Upgrade, Welcome, judge, targets_clients
 from bridge.server.websocket import run_websocket
 from bridge.settings import Settings
 from bridge.telemetry import error_text, log
@@ -42,24 +44,24 @@ _PEERS_FAULT = (
 
 
 class Door:
-    """Where connections come in: what there is to ask for, and who may ask. `hub` None means no WebSockets."""
+    """Where connections come in: what there is to ask for, and who may ask. Without `clients`, nobody hears events."""
 
     def __init__(
         self,
         settings: Settings,
-        hub: Hub | None,
+        clients: Clients | None,
         paths: Mapping[str, Endpoint],
         lobby: Lobby,
         places: Places,
         tls: Tls | None,
     ) -> None:
-        self._hub = hub
+        self._clients = clients
         self._paths = paths
         self._local = settings.loopback
         self._lobby = lobby
         self._places = places
         self._tls = tls
-        self._trusted: Sequence[Network] = ()
+        self._trusted: Sequence[Network] = settings.trusted_proxies
 
     def open(self, raw: socket.socket, host: str, nursery: trio.Nursery) -> None:
         """Take a connection that was accepted; a task in the nursery serves it until it ends."""
@@ -106,28 +108,34 @@ class Door:
                     break
                 self._lobby.answered(visitor)
                 continue
-            if self._hub is not None:
+            if self._clients is not None:
                 self._lobby.leave(visitor)
                 with self._places.one(client):
-                    await run_websocket(sock, raw, asked, http.trailing, self._hub)
+                    if isinstance(asked, Upgrade):
+                        await run_websocket(raw, asked, http.trailing, self._clients)
+                    else:
+                        await run_sse(raw, asked, resume_from(request, asked), self._clients)
             break
         await linger(sock)
 
-    def _judge(self, request: Request, client: str | None) -> Response | Upgrade:
-        """The answer to a request, or the WebSocket that it may open."""
-        websocket = targets_websocket(request.path)
+    def _judge(self, request: Request, client: str | None) -> Response | Welcome:
+        """The answer to a request, or what it is to hear."""
+        for_clients = targets_clients(request.path)
         reason = refusal(
             host=request.header(b"host"),
             origin=request.header(b"origin"),
             local=self._local,
-            websocket=websocket and request.upgrades_to_websocket,
+            websocket=for_clients and request.upgrades_to_websocket,
         )
         if reason is not None:
             return refuse(403, reason)
-        if not websocket or self._hub is None:
+        if not for_clients or self._clients is None:
             return answer(request, self._paths)
-        asked = judge(request, self._hub.channels)
-        return self._no_place(client) or asked if isinstance(asked, Upgrade) else asked
+        asked = judge(request, self._clients.hub.channels, lambda _request, _target: EVERYTHING)
+        no_place = self._no_place(client) if isinstance(asked, Welcome) else None
+        if no_place is not None and not isinstance(asked, Upgrade):
+            return come_back_later()
+        return no_place or asked
 
     def _no_place(self, client: str | None) -> Response | None:
         """Why there is no place for one more client; None if there is."""

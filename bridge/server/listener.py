@@ -9,6 +9,7 @@ import trio
 from bridge.errors import BridgeError
 from bridge.hub import Hub
 from bridge.hub.fanout import TICK_SECONDS
+from bridge.server.clients import Clients
 from bridge.server.connection import Door
 from bridge.server.endpoints import HealthSource, endpoints
 from bridge.server.limits import Lobby, Places, prepare_descriptors
@@ -60,8 +61,9 @@ async def serve(
     listeners = await open_listeners(settings.host, settings.port)
     observe = hub.observe if hub else lambda: None
     places = places or Places(settings.max_clients)
-    door = Door(settings, hub, endpoints(health, metrics, observe), lobby, places, tls)
     async with trio.open_nursery() as nursery:
+        clients = Clients(hub, nursery) if hub else None
+        door = Door(settings, clients, endpoints(health, metrics, observe), lobby, places, tls)
         if hub is not None:
             nursery.start_soon(_keep_time, hub)
         for listener in listeners:

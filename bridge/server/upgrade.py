@@ -1,66 +1,87 @@
-"""The WebSocket handshake, judged before it is made: a request is a subscription, or is told why not."""
+"""A client's request, judged before anything is promised: it gets what it asks for, or is told why not.
+
+In this order, so that nobody learns more than they may: the path (404), the method (405), whether it is a handshake and
+a good one (426, 400), the parameters (400), the token (401), what the token allows (403). Origin and Host come before
+all of it (`bridge.server.guard`), and whether there is a place is asked last.
+"""
 
 import binascii
-from base64 import b64decode
+import hashlib
+from base64 import b64decode, b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from bridge.core.grants import EVERYTHING
-from bridge.core.target import BadTarget, parse_target
+from bridge.core.grants import BadToken, Forbidden, Grant
+from bridge.core.target import BadTarget, Target, parse_target
 from bridge.core.topics import Subscription
-from bridge.server.http import Request, Response, refuse
+from bridge.server.http import Header, Request, Response, refuse
 
 SUBPROTOCOL = "bridge.v1"
 
-_VERSION = (b"Sec-WebSocket-Version", b"13")
-_UPGRADE = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
+_VERSION: Header = (b"Sec-WebSocket-Version", b"13")
+_UPGRADE: tuple[Header, ...] = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
+_CHALLENGE: Header = (b"WWW-Authenticate", b"Bearer")
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+
+Authenticate = Callable[[Request, Target], Grant]
+"""What a request's token allows. Raises BadToken."""
 
 
 @dataclass(frozen=True, slots=True)
-class Upgrade:
-    """A handshake that will succeed. `head` is what is shown to the WebSocket library in place of the client's own.
-
-    It holds only what has been checked here, so the library cannot stumble over an odd header.
-    """
+class Welcome:
+    """A request that may become a client: what it is to hear, and all that it may ask for later."""
 
     subscription: Subscription
-    subprotocol: str | None
-    head: bytes
+    grant: Grant
+    after: str | None
+    """A cursor, unread."""
 
 
-def targets_websocket(path: str) -> bool:
-    """Whether a path belongs to the WebSocket side."""
-    return path == "/ws" or path.startswith("/ws/")
+@dataclass(frozen=True, slots=True)
+class Upgrade(Welcome):
+    """A WebSocket handshake that succeeds with this answer."""
+
+    answer: bytes
 
 
-def judge(request: Request, known: frozenset[str]) -> Upgrade | Response:
-    """What a request for a WebSocket path asks for, or the answer that refuses it.
+def targets_clients(path: str) -> bool:
+    """Whether a path is one at which events are heard."""
+    return path in ("/ws", "/sse") or path.startswith(("/ws/", "/sse/"))
 
-    An `Authorization` header is ignored: proxies add them, and there is nothing to authorise yet. A token that the
-    client itself puts into the URL or the subprotocols is refused, as it may expect to be restricted by it.
-    """
+
+def judge(request: Request, known: frozenset[str], authenticate: Authenticate) -> Upgrade | Welcome | Response:
+    """What a request for such a path may have, an `Upgrade` under ``/ws``; or the answer that refuses it."""
+    websocket = request.path == "/ws" or request.path.startswith("/ws/")
     try:
         target = parse_target(request.target, known)
     except BadTarget as error:
         return refuse(error.status, str(error))
-    for name, value in (("after", target.after), ("token", target.token)):
-        if value is not None:
-            return refuse(400, f"the parameter {name} is not supported by this version")
-    subscription = EVERYTHING.subscription(target.channels, target.where, known)
     if request.method != "GET":
         return refuse(405, "only GET is allowed here", (b"Allow", b"GET"))
+    refused = _check_handshake(request) if websocket else None
+    if refused is not None:
+        return refused
+    try:
+        grant = authenticate(request, target)
+        subscription = grant.subscription(target.channels, target.where, known)
+    except BadToken as error:
+        return refuse(error.status, str(error), *([_CHALLENGE] if error.status == 401 else []))
+    except Forbidden as error:
+        return refuse(403, str(error))
+    if not websocket:
+        return Welcome(subscription, grant, target.after)
+    return Upgrade(subscription, grant, target.after, _answer(request))
+
+
+def _check_handshake(request: Request) -> Response | None:
     if not request.upgrades_to_websocket:
         return refuse(426, "this path speaks WebSocket", *_UPGRADE)
     version = request.header(b"sec-websocket-version")
     if version != "13":
         return refuse(426 if version else 400, "WebSocket version 13 is expected", *_UPGRADE, _VERSION)
-    key = request.header(b"sec-websocket-key") or ""
-    if not _is_key(key):
+    if not _is_key(request.header(b"sec-websocket-key") or ""):
         return refuse(400, "Sec-WebSocket-Key must hold 16 bytes in base64")
-    offered = request.tokens(b"sec-websocket-protocol")
-    if any(protocol.startswith("bearer.") for protocol in offered):
-        return refuse(400, "the subprotocol bearer.TOKEN is not supported by this version")
-    subprotocol = SUBPROTOCOL if SUBPROTOCOL in offered else None
-    return Upgrade(subscription, subprotocol, _head(key, subprotocol))
+    return None
 
 
 def _is_key(key: str) -> bool:
@@ -70,14 +91,14 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def _head(key: str, subprotocol: str | None) -> bytes:
-    lines = [
-        "GET /ws HTTP/1.1",
-        "Host: localhost",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Version: 13",
-        f"Sec-WebSocket-Key: {key}",
-        *([f"Sec-WebSocket-Protocol: {subprotocol}"] if subprotocol else []),
-    ]
-    return "\r\n".join([*lines, "", ""]).encode()
+def _answer(request: Request) -> bytes:
+    """The head of the answer to a handshake. Of subprotocols, one that holds a token is never said back."""
+    key = (request.header(b"sec-websocket-key") or "").encode()
+    accept = b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    offered = SUBPROTOCOL in request.tokens(b"sec-websocket-protocol")
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        + accept
+        + (b"\r\nSec-WebSocket-Protocol: " + SUBPROTOCOL.encode() if offered else b"")
+        + b"\r\n\r\n"
+    )

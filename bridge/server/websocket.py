@@ -1,62 +1,94 @@
-"""One WebSocket connection: trio-websocket reads and answers control frames, the hub's client writes.
+"""One WebSocket connection: nobody reads it but us until the client says something, then trio-websocket does.
 
-The library gets a stream of ours, whose sending side is the client's own buffer: pongs and closes take their place in
-the same order as the events, and no lock is needed.
+A client that only listens answers a ping now and then, and that is seen at a glance. The library, with its tasks and
+buffers, takes over at the first bytes that are anything else. It gets a stream of ours, whose sending side is the
+client's own buffer: pongs and closes take their place in the same order as the events, and no lock is needed.
 """
 
-import random
 import socket
+from functools import partial
+from typing import Final
 
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
-from bridge.core.wire import CLOSE_FRAME_START, GOING_AWAY, POLICY_VIOLATION, answer, text_frame
-from bridge.hub import Client, Hub
+from bridge.core.bucket import Bucket
+from bridge.core.messages import MAX_MESSAGE_BYTES
+from bridge.core.meter import FrameMeter
+from bridge.core.wire import CLOSE_FRAME_START, POLICY_VIOLATION, TOO_LARGE, only_close, only_pongs
+from bridge.hub import Client
 from bridge.hub.client import State
+from bridge.server.clients import Clients
+from bridge.server.head import send_head
+from bridge.server.talk import Talk
 from bridge.server.upgrade import Upgrade
 
-MAX_MESSAGE_BYTES = 64 * 1024
-MAX_BAD_MESSAGES = 10
-RETRY_SECONDS = 5
-"""Clients that are sent away come back after 1 to so many seconds, each at its own time."""
+FRAMES_PER_SECOND: Final = 100.0
+FRAMES_BURST: Final = 1000.0
+"""Frames of any kind: a client that sends more of them is read more slowly."""
+MAX_FRAGMENTS: Final = 1024
+"""Frames of one message; more close the connection (1008)."""
 
-_RECEIVE_BYTES = 4096
+_RECEIVE_BYTES = 2048  # at most 341 frames: what others wait for
 _ANSWERED_BYTES = 64 * 1024  # who has more waiting is read from no further, until it reads itself
 _PROTOCOL_ERRORS = (1002, 1007)
 
+_HEAD = b"\r\n".join(
+    [
+        b"GET /ws HTTP/1.1",
+        b"Host: localhost",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        b"",
+        b"",
+    ]
+)
+"""A handshake for the library, which comes when the real one has been made. Its answer goes nowhere."""
+
 
 class ClientStream(trio.abc.Stream):
-    """The stream under the WebSocket library: reads the socket, writes into the client's buffer."""
+    """The stream under the library: reads the socket, at a bounded rate, and writes into the client's buffer."""
 
-    def __init__(self, sock: trio.socket.SocketType, client: Client, head: bytes, trailing: bytes) -> None:
-        self._sock = sock
+    def __init__(self, raw: socket.socket, client: Client, first: bytes) -> None:
+        self._raw = raw
         self._client = client
-        self._head = head
-        self._trailing = trailing
-        self._accepted = trio.Event()
+        self._first = first
+        self._meter = FrameMeter()
+        self._frames = Bucket(FRAMES_PER_SECOND, FRAMES_BURST, trio.current_time())
+        self._head = _HEAD
+        self._shaken = trio.Event()
 
-    def accept(self) -> None:
-        """The handshake is done: what the client sent after it may be read."""
-        self._accepted.set()
+    def open(self) -> None:
+        """The library's handshake is over: from here on it gets what the client sends."""
+        self._shaken.set()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._head:
             head, self._head = self._head, b""
             return head
-        await self._accepted.wait()
-        if self._trailing:
-            data, self._trailing = self._trailing, b""
-            return data
-        try:
-            data = await self._sock.recv(max_bytes or _RECEIVE_BYTES)
-        except OSError as error:
-            raise trio.BrokenResourceError from error
+        await self._shaken.wait()
+        data, self._first = self._first, b""
+        if not data:
+            try:
+                data = await _receive(self._raw, min(max_bytes or _RECEIVE_BYTES, _RECEIVE_BYTES))
+            except OSError as error:
+                raise trio.BrokenResourceError from error
         self._client.heard = True
+        debt_seconds = self._frames.spend(trio.current_time(), self._meter.feed(data))
+        if self._meter.fragments > MAX_FRAGMENTS:
+            self._client.end(POLICY_VIOLATION, "a message in too many fragments")
+            return b""
+        if debt_seconds:
+            await trio.sleep(debt_seconds)
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         client = self._client
         frame = bytes(data)
+        if not self._shaken.is_set():
+            return
         if client.state is State.CLOSED:
             raise trio.ClosedResourceError
         if frame[0] == CLOSE_FRAME_START:
@@ -76,35 +108,45 @@ class ClientStream(trio.abc.Stream):
         await self._client.flushed()
 
 
-async def run_websocket(
-    sock: trio.socket.SocketType, raw: socket.socket, upgrade: Upgrade, trailing: bytes, hub: Hub
-) -> None:
-    """Serve one client until either side ends. `raw` is the socket that `sock` wraps; closing it is left to the caller.
+async def run_websocket(raw: socket.socket, upgrade: Upgrade, trailing: bytes, clients: Clients) -> None:
+    """Make the handshake and serve one client until either side ends. Closing `raw` is left to the caller.
 
-    Cancelling says goodbye with 1001 if the kernel takes the frame at once.
+    `trailing` is what came after the head of the request. Cancelling says goodbye with 1001 if the kernel takes the
+    frame at once. Raises OSError and trio's and the library's errors where the connection fails.
     """
+    await send_head(raw, upgrade.answer)
+    await clients.serve(raw, "ws", upgrade.grant, partial(_session, raw, upgrade, trailing, clients))
+
+
+async def _session(raw: socket.socket, upgrade: Upgrade, data: bytes, clients: Clients, client: Client) -> None:
+    clients.hub.subscribe(client, None, upgrade.subscription, upgrade.after)
+    while not data or _says_nothing(data, client):
+        client.heard = True
+        data = await _receive(raw, _RECEIVE_BYTES)
+        if not data:
+            return
+    if client.state is State.OPEN or not only_close(data):
+        await _speak(raw, client, data, Talk(clients.hub, client, upgrade.grant))
+
+
+def _says_nothing(data: bytes, client: Client) -> bool:
+    """Whether this is the answer to the hub's last ping; pongs that nobody asked for are worth a look."""
+    return not client.heard and only_pongs(data)
+
+
+async def _speak(raw: socket.socket, client: Client, first: bytes, talk: Talk) -> None:
+    """Have the library read and answer what the client sends, until the connection ends."""
     async with trio.open_nursery() as nursery:
-        client = Client(raw, nursery.start_soon, hub.buffers)
-        stream = ClientStream(sock, client, upgrade.head, trailing)
-        try:
-            proposal = await wrap_server_stream(nursery, stream, max_message_size=MAX_MESSAGE_BYTES)
-            connection = await proposal.accept(subprotocol=upgrade.subprotocol)
-            hub.add(client, upgrade.subscription)
-            stream.accept()
-            try:
-                await _converse(connection, client, hub)
-            finally:
-                client.end(GOING_AWAY, f"retry={random.randint(1, RETRY_SECONDS)}", drop=True)
-                hub.remove(client)
-            await client.flushed()
-        finally:
-            client.finish()
-            nursery.cancel_scope.cancel()
+        stream = ClientStream(raw, client, first)
+        proposal = await wrap_server_stream(nursery, stream, max_message_size=MAX_MESSAGE_BYTES)
+        connection = await proposal.accept()
+        stream.open()
+        await _converse(connection, client, talk)
+        nursery.cancel_scope.cancel()
 
 
-async def _converse(connection: WebSocketConnection, client: Client, hub: Hub) -> None:
+async def _converse(connection: WebSocketConnection, client: Client, talk: Talk) -> None:
     """Answer the client's messages until the connection ends."""
-    bad_messages = 0
     while True:
         try:
             message = await connection.get_message()
@@ -112,10 +154,19 @@ async def _converse(connection: WebSocketConnection, client: Client, hub: Hub) -
             if closed.reason is not None and closed.reason.code in _PROTOCOL_ERRORS:
                 client.end(closed.reason.code, closed.reason.reason or "")
             return
-        reply = answer(message, hub.position)
-        client.put(text_frame(reply.data))
-        bad_messages += reply.bad
-        if bad_messages >= MAX_BAD_MESSAGES:
-            client.end(POLICY_VIOLATION, "too many messages that were not understood")
+        if isinstance(message, str) and len(message.encode()) > MAX_MESSAGE_BYTES:  # the library counts characters
+            client.end(TOO_LARGE, f"a message has at most {MAX_MESSAGE_BYTES} bytes")
+        else:
+            talk.hear(message)
         if client.held_bytes > _ANSWERED_BYTES:
             await client.flushed()
+
+
+async def _receive(raw: socket.socket, max_bytes: int) -> bytes:
+    """The next bytes, empty at the end of the connection. Raises OSError."""
+    while True:
+        await trio.lowlevel.wait_readable(raw)
+        try:
+            return raw.recv(max_bytes)
+        except BlockingIOError:
+            continue

@@ -2,17 +2,21 @@
 
 import base64
 import os
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
 
 from bridge.core.events import Event, Notification, event
-from bridge.core.position import Position
-from bridge.hub import Hub
+from bridge.core.position import Position, Timeline
+from bridge.hub import Buffers, Hub
 from bridge.server import serve
+from bridge.server.limits import Places
+from bridge.server.tls import Tls, open_tls
 from bridge.settings import Settings
 from bridge.telemetry import Metrics
 from tests.support.frames import FrameReader, Message
@@ -44,23 +48,30 @@ class RunningServer:
     metrics: Metrics
     scope: trio.CancelScope
     health: FixedHealth
+    places: Places
+    tls: Tls | None
     _clients: "list[RawClient]" = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"ws://{self.host}:{self.port}"
+        return f"{'wss' if self.tls else 'ws'}://{self.host}:{self.port}"
 
-    async def connect(self) -> "RawClient":
-        self._clients.append(RawClient(await trio.open_tcp_stream(self.host, self.port)))
+    async def connect(self, trust: ssl.SSLContext | None = None) -> "RawClient":
+        """A connection; with TLS where it is given whom to trust."""
+        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
+        stream = await trio.open_tcp_stream(self.host, self.port)
+        if trust is not None:
+            stream = trio.SSLStream(stream, trust, server_hostname="localhost")
+        self._clients.append(RawClient(stream))
         return self._clients[-1]
 
     async def close_clients(self) -> None:
         for client in self._clients:
             await client.close()
 
-    async def websocket(self, target: str = "/ws", *headers: str) -> "RawClient":
+    async def websocket(self, target: str = "/ws", *headers: str, trust: ssl.SSLContext | None = None) -> "RawClient":
         """A raw client after its handshake."""
-        client = await self.connect()
+        client = await self.connect(trust)
         await client.send(upgrade(target, *headers))
         status, _, _ = await client.answer()
         assert status == 101, status
@@ -84,8 +95,9 @@ class RunningServer:
 class RawClient:
     """A connection of which every byte is under control."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
         self.stream = stream
+        self.socket = (stream.transport_stream if isinstance(stream, trio.SSLStream) else stream).socket
         self.wait_seconds = WAIT_SECONDS
         self._buffer = b""
         self._reader = FrameReader()
@@ -119,7 +131,7 @@ class RawClient:
                 data, self._buffer = self._buffer, b""
                 if not data:
                     try:
-                        data = await self.stream.receive_some(65536)
+                        data = bytes(await self.stream.receive_some(65536))
                     except trio.BrokenResourceError:
                         data = b""
                     if not data:
@@ -183,14 +195,18 @@ def happening(seq: int, channel: str = "a", **fields: object) -> Event:
 async def running_server(*, live: bool = True, with_hub: bool = True, **changes: Any) -> AsyncIterator[RunningServer]:
     """A server on a free port, cancelled at the end."""
     settings = Settings(**{"port": 0, "channels": "a,b,match_change", **changes})
-    metrics, health = Metrics(), FixedHealth()
-    hub = Hub(settings.channels, settings.client_buffer_bytes, settings.buffers_total_bytes, metrics)
+    metrics, health, tls = Metrics(), FixedHealth(), open_tls(settings)
+    sizes = settings.client_buffer_bytes, settings.buffers_total_bytes
+    buffers = Buffers(*sizes, drops=settings.slow_client == "gap")
+    hub = Hub(settings.channels, buffers, settings.history_entries, metrics, Timeline(), lambda _term: None)
     if live:
         hub.set_live(None)
     async with trio.open_nursery() as nursery:
-        host, port = await nursery.start(serve, settings, hub if with_hub else None, health, metrics)
+        places = Places(settings.max_clients)
+        serve_this = partial(serve, tls=tls, places=places)
+        host, port = await nursery.start(serve_this, settings, hub if with_hub else None, health, metrics)
         connect_to = "127.0.0.1" if host == "0.0.0.0" else host
-        server = RunningServer(connect_to, port, hub, metrics, nursery.cancel_scope, health)
+        server = RunningServer(connect_to, port, hub, metrics, nursery.cancel_scope, health, places, tls)
         try:
             yield server
         finally:

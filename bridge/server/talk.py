@@ -1,0 +1,57 @@
+"""What a client asks for on its open WebSocket, done: subscriptions come and go, and mistakes are answered."""
+
+from typing import assert_never
+
+import trio
+
+from bridge.core.grants import Grant
+from bridge.core.messages import MAX_SUBSCRIPTIONS, Patience, Ping, Refused, Subscribe, Unsubscribe
+from bridge.core.wire import POLICY_VIOLATION, error_json, pong_json, text_frame
+from bridge.hub import Client, Hub
+
+
+class Talk:
+    """One client's side of the conversation. It begins with the subscription that the URL asked for."""
+
+    def __init__(self, hub: Hub, client: Client, grant: Grant) -> None:
+        self._hub = hub
+        self._client = client
+        self._grant = grant
+        self._patience = Patience(trio.current_time())
+
+    def hear(self, message: str | bytes) -> None:
+        """Do what a message asks for, or say why not; who keeps making mistakes is closed with 1008.
+
+        Never raises.
+        """
+        try:
+            self._do(self._patience.read(message, trio.current_time()))
+        except Refused as error:
+            self._client.put(text_frame(error_json(error.code, str(error))))
+        if self._patience.enough is not None:
+            self._client.end(POLICY_VIOLATION, self._patience.enough)
+
+    def _do(self, message: Subscribe | Unsubscribe | Ping) -> None:
+        match message:
+            case Subscribe():
+                self._subscribe(message)
+            case Unsubscribe(sub):
+                if not self._hub.unsubscribe(self._client, sub):
+                    raise Refused("bad_message", f"there is no subscription {_named(sub)} to end")
+            case Ping():
+                self._client.put(text_frame(pong_json(self._hub.cursor(self._client))))
+            case _:
+                assert_never(message)
+
+    def _subscribe(self, asked: Subscribe) -> None:
+        subscription = asked.subscription(self._grant, self._hub.channels)
+        names = self._hub.subscription_names(self._client)
+        if asked.sub not in names and len(names) >= MAX_SUBSCRIPTIONS:
+            raise Refused(
+                "too_many_subscriptions", f"there are {MAX_SUBSCRIPTIONS} subscriptions already; end or replace one"
+            )
+        self._hub.subscribe(self._client, asked.sub, subscription, asked.after)
+
+
+def _named(sub: str | None) -> str:
+    return "of the URL (without sub)" if sub is None else f"named {sub!r}"
