@@ -1,7 +1,7 @@
 """Who asks: the token of a request, from wherever it was given, checked and turned into what it grants.
 
 PyJWT checks signatures and nothing else; which key and algorithm may be used is decided here, and what the claims mean
-in `bridge.core.grants`. A token is shown to nobody: no text here holds a part of one, nor is a library's text passed on.
+in `bridge.core.grants`. A token is shown to nobody: no text here holds a part of one, and no library's is passed on.
 """
 
 import time
@@ -14,7 +14,7 @@ from jwt.utils import base64url_decode
 
 from bridge.core.grants import EVERYTHING, BadToken, Grant, read_grant
 from bridge.core.target import Target
-from bridge.server.http import Request, Response, refuse
+from bridge.server.http import Request
 from bridge.server.key_source import key_source
 from bridge.server.keys import ALGORITHMS, Key
 from bridge.settings import Settings
@@ -56,7 +56,7 @@ class Authenticator:
         self._now = now
 
     def grant(self, request: Request, target: Target) -> Grant:
-        """What the request's token grants. Raises BadToken, to be answered with `refused`.
+        """What the request's token grants. Raises BadToken.
 
         Without authentication everything is granted. An `Authorization` header is then ignored, since proxies add
         them; a token that the client itself put into the URL or the subprotocols is refused, as the client expects
@@ -79,13 +79,6 @@ class Authenticator:
         """Read a key file again, changed or not; where it cannot be used, an error is logged and nothing changes."""
         if self._keys is not None:
             self._keys.reload()
-
-
-def refused(error: BadToken) -> Response:
-    """The answer to a request whose token is worth nothing (RFC 6750, 3)."""
-    if error.status != 401:
-        return refuse(error.status, str(error))
-    return refuse(401, str(error), (b"WWW-Authenticate", b"Bearer"))
 
 
 def _own_tokens(request: Request, target: Target) -> set[str]:
