@@ -28,6 +28,8 @@ GOODBYE_SECONDS = 0.5
 """The same, where the whole process ends."""
 NOTIFY_SECONDS = 1.0
 """How long the peer may take to answer the end of TLS before it gets the end of TCP."""
+PEER_SECONDS = 60.0
+"""A peer that acknowledges nothing of what was sent to it for so long is dead, whatever protocol is spoken inside."""
 
 _PAIR_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
@@ -56,12 +58,9 @@ class Tls:
 
 def open_tls(settings: Settings) -> Tls | None:
     """What `BRIDGE_TLS_CERT` and `BRIDGE_TLS_KEY` say; None without them. Raises SettingsError."""
-    if settings.tls_cert and settings.tls_key:
-        return Tls(settings.tls_cert, settings.tls_key)
-    if settings.tls_cert or settings.tls_key:
-        here, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
-        raise SettingsError(f"{variable(here)} is set without {variable(missing)}; set both or none")
-    return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Tls(settings.tls_cert, settings.tls_key)
 
 
 async def serve_tls(raw: socket.socket, context: ssl.SSLContext, handle: Handle) -> None:
@@ -74,6 +73,8 @@ async def serve_tls(raw: socket.socket, context: ssl.SSLContext, handle: Handle)
     stream = trio.SSLStream(transport, context, server_side=True)
     with trio.fail_after(HANDSHAKE_SECONDS):
         await stream.do_handshake()
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PEER_SECONDS * 1000))
     inner, far = socket.socketpair()
     with inner, far:
         for end in (inner, far):
