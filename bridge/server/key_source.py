@@ -99,10 +99,13 @@ class KeyFile:
     def _load(self) -> tuple[Key, ...]:
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb") as file:
+            try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise _Unusable("it is no regular file")
-                data = file.read(MAX_FILE_BYTES + 1)
+                with open(descriptor, "rb", closefd=False) as file:
+                    data = file.read(MAX_FILE_BYTES + 1)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise _Unusable(error.strerror or type(error).__name__) from None
         if len(data) > MAX_FILE_BYTES:

@@ -33,7 +33,6 @@ _FROM_JWK: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "EC": ECAlgorithm.from_jwk,
     "OKP": OKPAlgorithm.from_jwk,
 }
-_PUBLIC_MEMBERS = frozenset({"kty", "n", "e", "crv", "x", "y"})
 _CURVES = {"EC": {"P-256"}, "OKP": {"Ed25519", "Ed448"}}
 
 
@@ -46,8 +45,23 @@ class Key:
     kid: str | None = None
 
 
+class _Jwk(msgspec.Struct, omit_defaults=True):
+    """The members that mean something here; those of a private key are not read."""
+
+    kty: str = ""
+    use: str = "sig"
+    alg: str | None = None
+    kid: str | None = None
+    key_ops: list[str] | None = None
+    crv: str | None = None
+    n: str | None = None
+    e: str | None = None
+    x: str | None = None
+    y: str | None = None
+
+
 class _KeySet(msgspec.Struct):
-    keys: list[dict[str, Any]]
+    keys: list[_Jwk]
 
 
 _key_set = msgspec.json.Decoder(_KeySet)
@@ -87,22 +101,18 @@ def read_jwks(data: bytes) -> tuple[Key, ...]:
     return tuple(keys)
 
 
-def _read_jwk(entry: dict[str, Any], index: int) -> Key | None:
-    kind, operations = entry.get("kty"), entry.get("key_ops")
-    from_jwk = _FROM_JWK.get(kind) if isinstance(kind, str) else None
-    if from_jwk is None or entry.get("use", "sig") != "sig" or (operations is not None and "verify" not in operations):
+def _read_jwk(jwk: _Jwk, index: int) -> Key | None:
+    from_jwk = _FROM_JWK.get(jwk.kty)
+    if from_jwk is None or jwk.use != "sig" or (jwk.key_ops is not None and "verify" not in jwk.key_ops):
         return None
-    if kind in _CURVES and entry.get("crv") not in _CURVES[kind]:
+    if jwk.kty in _CURVES and jwk.crv not in _CURVES[jwk.kty]:
         return None
-    kid = entry.get("kid")
     try:
-        if kid is not None and not isinstance(kid, str):
-            raise ValueError
-        value = from_jwk({name: member for name, member in entry.items() if name in _PUBLIC_MEMBERS})
+        value = from_jwk(msgspec.to_builtins(jwk))
     except (PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
         raise ValueError(f"its key number {index + 1} cannot be read") from None
-    key = _bound(value, kid)
-    return key if key is not None and entry.get("alg", key.algorithm) == key.algorithm else None
+    key = _bound(value, jwk.kid)
+    return key if key is not None and jwk.alg in (None, key.algorithm) else None
 
 
 def _bound(value: object, kid: str | None) -> Key | None:
