@@ -26,6 +26,7 @@ from bridge.links.openers import RealLinks
 from bridge.relay.relay import Relay
 from bridge.server import HealthSource
 from bridge.server import serve as serve_http
+from bridge.server.auth import Authenticator
 from bridge.server.drain import drain
 from bridge.server.limits import Places
 from bridge.server.tls import open_tls
@@ -39,10 +40,17 @@ OnListening = Callable[[str], None]
 Signals = AsyncIterator[int]
 
 
+def check_files(settings: Settings, *, serves_clients: bool) -> None:
+    """Raise SettingsError where the files that settings name cannot be used, before anything is started."""
+    open_tls(settings)
+    if serves_clients:
+        Authenticator(settings)
+
+
 async def serve(settings: Settings, *, with_listener: bool, on_listening: OnListening) -> None:
     """Serve clients until SIGTERM or SIGINT; then drain, end everything in order and return; at once at a second one.
 
-    SIGHUP reads the TLS certificate again. Raises SettingsError where it cannot be used at the start.
+    SIGHUP reads certificate and keys again. Raises SettingsError where they cannot be used at the start.
     """
     metrics = Metrics()
     links, with_redis = RealLinks(settings), settings.use_redis_notifier
@@ -98,11 +106,12 @@ class Server:
         self._metrics = metrics
         self._places = places
         self._tls = open_tls(settings)
+        self._authenticator = Authenticator(settings) if hub else None
 
     async def run(self, signals: Signals, on_listening: OnListening) -> None:
         """Serve until a signal says that it is enough. Without clients to send away, that is the first one."""
         async with trio.open_nursery() as nursery:
-            serve_this = partial(serve_http, places=self._places, tls=self._tls)
+            serve_this = partial(serve_http, places=self._places, tls=self._tls, authenticator=self._authenticator)
             host, port = await nursery.start(serve_this, self._settings, self._hub, self._health, self._metrics)
             scheme = "https" if self._tls else "http"
             on_listening(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
@@ -117,9 +126,10 @@ class Server:
             nursery.cancel_scope.cancel()
 
     def _reload(self) -> None:
-        if self._tls is None:
-            log.info("Received SIGHUP; there is no TLS certificate to read again")
-        else:
+        log.info("Received SIGHUP: certificate and keys are read again, where there are any")
+        if self._authenticator is not None:
+            self._authenticator.reload()
+        if self._tls is not None:
             self._tls.reload()
 
     async def _drain(self, hub: Hub, everything: trio.CancelScope) -> None:

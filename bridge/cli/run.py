@@ -9,7 +9,6 @@ from bridge.cli.options import Flags
 from bridge.cli.signals import run_trio
 from bridge.embedded import Servers, started
 from bridge.errors import BridgeError
-from bridge.server.tls import open_tls
 from bridge.settings import Settings, load, variable
 from bridge.telemetry import error_text, log, setup_logging
 
@@ -22,7 +21,9 @@ Service = Callable[[Settings, OnListening], Awaitable[None]]
 def run_serve(flags: Flags, *, with_listener: bool) -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = load(flags, serves_clients=True)
-    from bridge.service import serve
+    from bridge.service import check_files, serve
+
+    check_files(settings, serves_clients=True)
 
     async def service(settings: Settings, on_listening: OnListening) -> None:
         await serve(settings, with_listener=with_listener, on_listening=on_listening)
@@ -33,7 +34,9 @@ def run_serve(flags: Flags, *, with_listener: bool) -> None:
 def run_listen(flags: Flags) -> None:
     """Carry notifications from PostgreSQL to Redis until SIGTERM or SIGINT."""
     settings = load(flags, default_port=LISTEN_PORT)
-    from bridge.service import listen
+    from bridge.service import check_files, listen
+
+    check_files(settings, serves_clients=False)
 
     async def service(settings: Settings, on_listening: OnListening) -> None:
         await listen(settings, on_listening=on_listening)
@@ -43,7 +46,6 @@ def run_listen(flags: Flags) -> None:
 
 def _run(settings: Settings, service: Service, *, serves_clients: bool) -> None:
     setup_logging(settings.log_format, settings.log_level)
-    open_tls(settings)  # a bad certificate is said before any server starts
     with contextlib.ExitStack() as stack:
         servers: Servers | None = None
         if settings.embedded:

@@ -7,6 +7,7 @@ debug level. Anything else that fails here is a bug: it is logged with its stack
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import h11
@@ -14,17 +15,17 @@ import trio
 from trio_websocket import ConnectionClosed
 from wsproto.utilities import ProtocolError
 
-from bridge.core.grants import EVERYTHING
+from bridge.server.auth import Authenticator
 from bridge.server.clients import Clients
 from bridge.server.drain import RETRY_SECONDS
 from bridge.server.endpoints import Endpoint, answer
-from bridge.server.guard import refusal
+from bridge.server.guard import Guard
 from bridge.server.http import HEAD_BYTES, Header, HttpConnection, Request, Response, linger, refuse
 from bridge.server.limits import Lobby, Places, Visitor
 from bridge.server.proxies import Address, Network, address_of, client_address, is_trusted, site
 from bridge.server.sse import come_back_later, resume_from, run_sse
 from bridge.server.tls import Tls, serve_tls
-from bridge.server.upgrade import Upgrade, Welcome, judge, targets_clients
+from bridge.server.upgrade import Upgrade, Welcome, judge, targets_clients, targets_streams, targets_websockets
 from bridge.server.websocket import run_websocket
 from bridge.settings import Settings
 from bridge.telemetry import error_text, log
@@ -54,10 +55,12 @@ class Door:
         lobby: Lobby,
         places: Places,
         tls: Tls | None,
+        authenticator: Authenticator | None,
     ) -> None:
         self._clients = clients
         self._paths = paths
-        self._local = settings.loopback
+        self._guard = Guard(settings)
+        self._authenticator = authenticator
         self._lobby = lobby
         self._places = places
         self._tls = tls
@@ -114,25 +117,31 @@ class Door:
                     if isinstance(asked, Upgrade):
                         await run_websocket(raw, asked, http.trailing, self._clients)
                     else:
-                        await run_sse(raw, asked, resume_from(request, asked), self._clients)
+                        after, headers = resume_from(request, asked), self._guard.cors(request)
+                        await run_sse(raw, asked, after, self._clients, headers)
             break
         await linger(sock)
 
     def _judge(self, request: Request, client: str | None) -> Response | Welcome:
-        """The answer to a request, or what it is to hear."""
-        for_clients = targets_clients(request.path)
-        reason = refusal(
-            host=request.header(b"host"),
-            origin=request.header(b"origin"),
-            local=self._local,
-            websocket=for_clients and request.upgrades_to_websocket,
-        )
+        """The answer to a request, or what it is to hear. Under ``/sse`` pages of welcome origins may read answers."""
+        asked = self._ask(request, client)
+        if isinstance(asked, Response) and targets_streams(request.path):
+            return replace(asked, headers=(*asked.headers, *self._guard.cors(request)))
+        return asked
+
+    def _ask(self, request: Request, client: str | None) -> Response | Welcome:
+        websocket = request.upgrades_to_websocket and targets_websockets(request.path)
+        reason = self._guard.refusal(request, websocket=websocket)
         if reason is not None:
             return refuse(403, reason)
-        if not for_clients or self._clients is None:
+        if self._clients is None or self._authenticator is None or not targets_clients(request.path):
             return answer(request, self._paths)
-        asked = judge(request, self._clients.hub.channels, lambda _request, _target: EVERYTHING)
-        no_place = self._no_place(client) if isinstance(asked, Welcome) else None
+        if targets_streams(request.path) and (preflight := self._guard.preflight(request)) is not None:
+            return preflight
+        asked = judge(request, self._clients.hub.channels, self._authenticator.grant)
+        if isinstance(asked, Response):
+            return asked
+        no_place = self._no_place(client)
         if no_place is not None and not isinstance(asked, Upgrade):
             return come_back_later()
         return no_place or asked

@@ -9,6 +9,7 @@ import trio
 from bridge.errors import BridgeError
 from bridge.hub import Hub
 from bridge.hub.fanout import TICK_SECONDS
+from bridge.server.auth import Authenticator
 from bridge.server.clients import Clients
 from bridge.server.connection import Door
 from bridge.server.endpoints import HealthSource, endpoints
@@ -50,20 +51,24 @@ async def serve(
     *,
     tls: Tls | None = None,
     places: Places | None = None,
+    authenticator: Authenticator | None = None,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve HTTP and, with a hub, WebSockets and streams of events; reports the bound (host, port). Never returns.
 
-    Raises BridgeError if the address cannot be bound. Cancelling closes every client with 1001, as far as the kernel
-    takes the frame at once, and takes no longer than that (with TLS, than `bridge.server.tls.GOODBYE_SECONDS`).
+    What is not given is made from the settings, which raises SettingsError where a file cannot be used. Raises
+    BridgeError if the address cannot be bound. Cancelling closes every client with 1001, as far as the kernel takes the
+    frame at once, and takes no longer than that (with TLS, than `bridge.server.tls.GOODBYE_SECONDS`).
     """
     lobby = Lobby(prepare_descriptors(settings.max_clients, a_connection=DESCRIPTORS_A_CONNECTION if tls else 1))
     listeners = await open_listeners(settings.host, settings.port)
     observe = hub.observe if hub else lambda: None
     places = places or Places(settings.max_clients)
+    if hub is not None and authenticator is None:
+        authenticator = Authenticator(settings)
     async with trio.open_nursery() as nursery:
         clients = Clients(hub, nursery) if hub else None
-        door = Door(settings, clients, endpoints(health, metrics, observe), lobby, places, tls)
+        door = Door(settings, clients, endpoints(health, metrics, observe), lobby, places, tls, authenticator)
         if hub is not None:
             nursery.start_soon(_keep_time, hub)
         for listener in listeners:

@@ -46,12 +46,20 @@ class Upgrade(Welcome):
 
 def targets_clients(path: str) -> bool:
     """Whether a path is one at which events are heard."""
-    return path in ("/ws", "/sse") or path.startswith(("/ws/", "/sse/"))
+    return targets_websockets(path) or targets_streams(path)
+
+
+def targets_websockets(path: str) -> bool:
+    return path == "/ws" or path.startswith("/ws/")
+
+
+def targets_streams(path: str) -> bool:
+    return path == "/sse" or path.startswith("/sse/")
 
 
 def judge(request: Request, known: frozenset[str], authenticate: Authenticate) -> Upgrade | Welcome | Response:
     """What a request for such a path may have, an `Upgrade` under ``/ws``; or the answer that refuses it."""
-    websocket = request.path == "/ws" or request.path.startswith("/ws/")
+    websocket = targets_websockets(request.path)
     try:
         target = parse_target(request.target, known)
     except BadTarget as error:

@@ -166,20 +166,21 @@ async def test_hosts_and_origins_of_http(headers: str, status: int) -> None:
 @pytest.mark.parametrize(
     ("host", "origin", "status"),
     [
-        ("bridge.example:8000", "http://bridge.example:8000", 101),
-        ("bridge.example", "https://Bridge.example", 101),
-        ("bridge.example:8000", "http://bridge.example", 403),
-        ("bridge.example", "http://other.example", 403),
+        ("bridge.example", "https://app.example", 101),
+        ("bridge.example", "https://bridge.example", 101),
+        ("bridge.example:8000", "http://bridge.example:8000", 403),  # anybody's name may point here
+        ("bridge.example", "https://other.test", 403),
         ("bridge.example", "http://localhost:3000", 101),
     ],
 )
-async def test_a_public_address_takes_its_own_origin(host: str, origin: str, status: int) -> None:
-    async with running_server(host="0.0.0.0", auth="none") as server:
+async def test_a_public_address_takes_listed_origins(host: str, origin: str, status: int) -> None:
+    async with running_server(host="0.0.0.0", auth="none", allowed_origins="https://*.example") as server:
         client = await server.connect()
         await client.send(upgrade("/ws", f"Origin: {origin}", host=host))
         assert (await client.answer())[0] == status
         await client.close()
         assert (await server.ask("GET /health HTTP/1.1\nHost: bridge.example"))[0] == 200
+        assert (await server.ask("GET /health HTTP/1.1\nHost: rebound.test"))[0] == 403
 
 
 async def test_a_taken_port_is_one_clear_line() -> None:
