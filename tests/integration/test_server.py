@@ -168,7 +168,7 @@ async def test_hosts_and_origins_of_http(headers: str, status: int) -> None:
     [
         ("bridge.example", "https://app.example", 101),
         ("bridge.example", "https://bridge.example", 101),
-        ("bridge.example:8000", "http://bridge.example:8000", 403),  # anybody's name may point here
+        ("rebound.test:8000", "http://rebound.test:8000", 403),  # anybody's name may point here
         ("bridge.example", "https://other.test", 403),
         ("bridge.example", "http://localhost:3000", 101),
     ],
