@@ -39,14 +39,6 @@ class Target:
     """Unread; not to be shown to anyone."""
 
 
-def protocol_of(path: str) -> Protocol | None:
-    """To which protocol a path belongs, whether or not there is something at it; None for any other path."""
-    for protocol in ("ws", "sse"):
-        if path == f"/{protocol}" or path.startswith(f"/{protocol}/"):
-            return protocol
-    return None
-
-
 def parse_target(target: str, known: frozenset[str]) -> Target:
     """Read a request target. `known` are the configured channels.
 

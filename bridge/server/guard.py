@@ -5,14 +5,11 @@ page's own. A browser sends an honest Origin with every WebSocket and every requ
 name it believes in. What is no browser sends no Origin, and is let through.
 """
 
-import re
 from ipaddress import ip_address
 
 from bridge.origins import Origin, OriginPattern, parse_host
 from bridge.server.http import Header, Request, Response
 from bridge.settings import Settings
-
-_HOST = re.compile(r"(?P<name>\[[^\]]+\]|[^:\[\]@/\s]+)(?::[0-9]{1,5})?")
 
 PREFLIGHT_SECONDS = 600
 """How long a browser may remember that it may ask."""
@@ -112,30 +109,3 @@ def _is_address(host: str) -> bool:
 
 def _bare(host: str) -> str:
     return host.removeprefix("[").removesuffix("]")
-
-
-def refusal(*, host: str | None, origin: str | None, local: bool, websocket: bool) -> str | None:
-    """Why a request must be answered with 403, or None where it is welcome.
-
-    Where the server is `local`, bound to a loopback address, Origin must be loopback, and so must Host but for
-    WebSockets, whose Origin is enough. On another address (where its owner has switched authentication off), Origin
-    must be loopback or name the very host and port that Host names. No Origin, or no Host at all, is no browser.
-    """
-    if origin is not None and not _loopback_authority(_authority(origin)):
-        same = not local and host is not None and _authority(origin).lower() == host.lower()
-        if not same:
-            return "this origin is not allowed"
-    if local and not websocket and host is not None and not _loopback_authority(host):
-        return "this host is not allowed: the server is local"
-    return None
-
-
-def _authority(origin: str) -> str:
-    """``host:port`` of an origin; empty for ``null`` and for anything that is no web origin."""
-    scheme, separator, authority = origin.partition("://")
-    return authority if separator and scheme.lower() in ("http", "https") else ""
-
-
-def _loopback_authority(authority: str) -> bool:
-    match = _HOST.fullmatch(authority)
-    return match is not None and is_loopback(match["name"])

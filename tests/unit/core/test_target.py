@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.target import MAX_PARAMETERS, BadTarget, Target, parse_target, protocol_of
+from bridge.core.target import MAX_PARAMETERS, BadTarget, Target, parse_target
 from bridge.core.topics import MAX_FIELDS
 
 KNOWN = frozenset({"a", "b/c", "ü & +", "match"})
@@ -127,11 +127,3 @@ def test_a_target_does_not_show_its_token() -> None:
 def test_any_target_is_read_or_refused(target: str) -> None:
     with suppress(BadTarget):
         assert parse_target(target, KNOWN).channels <= KNOWN
-
-
-@pytest.mark.parametrize(
-    ("path", "protocol"),
-    [("/ws", "ws"), ("/ws/", "ws"), ("/ws/a/b", "ws"), ("/sse", "sse"), ("/sse/x", "sse"), ("/wsx", None), ("/", None)],
-)
-def test_which_protocol_a_path_belongs_to(path: str, protocol: str | None) -> None:
-    assert protocol_of(path) == protocol
