@@ -277,7 +277,12 @@ class Client:
             pass
         except OSError:
             self.abort()
-        if self.lagging and not self._held and self.state is State.OPEN:
+        if self._held:
+            return
+        if self.state is State.CLOSING and self.protocol == "sse":
+            with suppress(OSError):
+                self._raw.shutdown(socket.SHUT_WR)  # the end of the stream; the peer closes then
+        elif self.state is State.OPEN and self.lagging:
             self._buffers.on_recovered(self)
 
     def _miss(self, chunk: Chunk) -> None:
@@ -329,9 +334,6 @@ class Client:
     def _emptied(self) -> None:
         self._buffers.holding.discard(self)
         self.blocked = self.lagging or self.state is not State.OPEN
-        if self.state is State.CLOSING and self.protocol == "sse":
-            with suppress(OSError):
-                self._raw.shutdown(socket.SHUT_WR)  # the end of the stream; the peer closes then
         if self._drained is not None:
             self._drained.set()
             self._drained = None

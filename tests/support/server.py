@@ -139,6 +139,15 @@ class RawClient:
                 self._messages += self._reader.feed(data)
             return self._messages.pop(0)
 
+    async def some(self) -> bytes:
+        """What comes next; empty at the end of the connection, which may be a reset."""
+        data, self._buffer = self._buffer, b""
+        with trio.fail_after(self.wait_seconds):
+            try:
+                return data or bytes(await self.stream.receive_some(65536))
+            except trio.BrokenResourceError:
+                return b""
+
     async def rest(self) -> bytes:
         """Everything until the end of the connection, which may be a reset."""
         data = self._buffer
@@ -198,7 +207,7 @@ async def running_server(*, live: bool = True, with_hub: bool = True, **changes:
     metrics, health, tls = Metrics(), FixedHealth(), open_tls(settings)
     sizes = settings.client_buffer_bytes, settings.buffers_total_bytes
     buffers = Buffers(*sizes, drops=settings.slow_client == "gap")
-    hub = Hub(settings.channels, buffers, settings.history_entries, metrics, Timeline(), lambda _term: None)
+    hub = Hub(settings.channels, buffers, settings.history_entries, metrics, Timeline(), lambda _term: hub.position)
     if live:
         hub.set_live(None)
     async with trio.open_nursery() as nursery:
