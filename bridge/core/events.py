@@ -82,6 +82,13 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
     reason: GapReason
     pending: bool = False
 
+    @property
+    def passed(self) -> Position | None:
+        """Where a client stands that has been told of it. Seq 0 is a session's own marker, and holds nothing."""
+        if self.before is None or self.before.seq == 0:
+            return self.before
+        return self.before.plus(-1)
+
 
 class Filled(msgspec.Struct, frozen=True, gc=False):
     """A pending gap between these bounds has been filled: nothing was lost."""

@@ -78,8 +78,10 @@ class LocalSource:
     async def _follow(self, report: Report) -> None:
         delivery, tape = self._delivery, self._tape
         index, last = self._join(), None
+        joined = False
         while True:
-            if self._listener.session.value is not None and tape.end > 0:
+            joined = joined or index >= tape.end
+            if joined and self._listener.session.value is not None and tape.end > 0:
                 report(FeedState("direct"))
             await tape.grown(index)
             if self._beside_log and not delivery.beside_open:
@@ -97,14 +99,18 @@ class LocalSource:
             await anyio.lowlevel.checkpoint()
 
     def _join(self) -> int:
-        """The index of the first entry to deliver: what follows the newest one delivered, or else the next to come."""
+        """The index of the first entry to deliver: what follows the newest one delivered.
+
+        Or else the session's first one: nobody hears anything yet, and clients of other workers may go on here.
+        """
         tape, position = self._tape, self._delivery.position
         if position is not None:
             index = tape.after(position, self._delivery.timeline)
             return tape.end if index is None else index
-        if tape.last is not None:
+        begin = max(tape.segments[-1].start, tape.start) if tape.segments else tape.end
+        if begin >= tape.end and tape.last is not None:
             self._continue_with(tape.last.plus(1))
-        return tape.end
+        return begin
 
     def _where(self, index: int, last: Position | None) -> int:
         """Where to go on after `last`: at `index`, unless a full backlog was cut and others have taken its place."""

@@ -129,7 +129,7 @@ class LogSource:
                 return
             if self._delivery.beside:
                 telemetry.switching_to_redis()
-            self._start_at(end)
+            await self._start_at(log, end)
             await self._catch_up(log)
             self._joining_to = self._delivery.newest(end.term) or end
         if self.tail is not None and self._caught_up(self.tail):
@@ -182,15 +182,21 @@ class LogSource:
         for term, heard_at in await log.terms():
             learn(self._delivery.timeline, Position(term, 0), heard_at)
 
-    def _start_at(self, end: Position) -> None:
-        """Where to begin to read: where this source was, or else where the other one began, or else here."""
+    async def _start_at(self, log: Log, end: Position) -> None:
+        """Where to begin to read: where this source was, or else where the other one began.
+
+        Or else where the log's term begins: nobody hears anything yet, and clients of other workers may go on here.
+        """
         if self.tail is not None:
             return
         began = [self._delivery.timeline.convert(Position(term, 0), end.term) for term in self._delivery.beside]
         positions = [position for position in began if position is not None]
-        self.tail = min(positions, default=end)
-        if not positions:
-            self._delivery.continue_with(end.plus(1), "failover", fillable=False)
+        if positions:
+            self.tail = min(positions)
+            return
+        oldest = await log.read(Position(end.term, -1), 1) if self._delivery.position is None else []
+        self.tail = oldest[0].position.plus(-1) if oldest and oldest[0].position <= end else end
+        self._delivery.continue_with(self.tail.plus(1), "failover", fillable=False)
 
     async def _take_live(self, log: Log, entries: Sequence[Entry]) -> None:
         """Take live entries. Where one does not follow, the stream has it and all after it: XADD comes first."""

@@ -317,8 +317,7 @@ class Hub:
             self._settle(bounds, gap.reason)
             return
         before = self.position
-        if gap.before is not None:
-            self.position = gap.before.plus(-1)
+        self.position = gap.passed or self.position
         clients = [client for group in self.members.groups.values() for client in group.clients]
         lack: tuple[Lack, ...] = ()
         if gap.pending and gap.after is not None and gap.before is not None:

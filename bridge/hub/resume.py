@@ -211,8 +211,7 @@ class Resumption:
                 position = item.position
                 yield (event_message(item, here()) if wants(item) else None), here()
                 continue
-            if item.before is not None:
-                position = item.before.plus(-1)
+            position = item.passed or position
             if item.pending and item.after is not None and item.before is not None:
                 open_gap = OpenGap(item.after, item.before)
                 gaps.append(open_gap)

@@ -1,28 +1,38 @@
 """Clients of a simulated worker: what the hub writes to their sockets is what the oracle reads."""
 
-import itertools
 from collections.abc import Callable, Sequence
+from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 
+from bridge.hub import Client
 from tests.support.oracle import Message, View
 
+if TYPE_CHECKING:
+    from tests.sim.process import Process
+    from tests.sim.world import World
+
+STAY_SECONDS = 3.0
+"""A traveller stays so long with one process, at most."""
+AWAY_SECONDS = 0.3
+"""It looks for another one so often."""
+MOST_LOST = 4
+
 _message = msgspec.json.Decoder(dict)
-_numbers = itertools.count()
 
 
 class ClientSocket:
-    """Takes everything at once. `committed` tells how much has been committed by now."""
+    """Takes everything at once, and gives each message to `see`."""
 
-    def __init__(self, view: View, committed: Callable[[], int]) -> None:
-        self.view = view
-        self._committed = committed
+    def __init__(self, see: Callable[[Client | None, Message], None]) -> None:
+        self.client: Client | None = None
+        self._see = see
 
     def send(self, data: bytes) -> int:
         for message in _text_messages(data):
-            if message["type"] == "subscribed":
-                self.view.subscribed = self._committed()
-            self.view.messages.append(message)
+            self._see(self.client, message)
         return len(data)
 
     def sendmsg(self, views: Sequence[memoryview]) -> int:
@@ -31,6 +41,82 @@ class ClientSocket:
     def setsockopt(self, *_: object) -> None: ...
 
     def shutdown(self, _: int) -> None: ...
+
+
+class Traveller:
+    """A client that goes from process to process, loses what was under way, and goes on by its cursor alone.
+
+    The oracle sees one stream: what all its connections brought.
+    """
+
+    def __init__(self, world: "World", number: int, channel_set: int, channels: frozenset[str]) -> None:
+        self.settled = False
+        """Whether it stays where it is from now on."""
+        self._world = world
+        self._name = f"traveller{number}"
+        self._choices = Random(world.seed + number)
+        self._channel_set = channel_set
+        self._channels = channels
+        self._process: Process | None = None
+        self._client: Client | None = None
+        self.view: View | None = None
+        self._cursors: list[str | None] = []
+        """After each message of the view."""
+
+    @property
+    def connected(self) -> bool:
+        return self._process is not None and self._client is not None and self._process.has(self._client)
+
+    async def travel(self) -> None:
+        """Never returns."""
+        choices = self._choices
+        while True:
+            if self.connected and not self.settled:
+                await trio.sleep(choices.random() * STAY_SECONDS)
+                if not self.settled:
+                    self._leave(choices.randrange(MOST_LOST))
+            if not self.connected:
+                self._go_somewhere()
+            await trio.sleep(AWAY_SECONDS)
+
+    def _leave(self, lost: int) -> None:
+        if self._process is not None and self._client is not None:
+            self._process.disconnect(self._client)
+        self._client = None
+        view = self.view
+        if view is not None and not self.settled:
+            keep = max(1, len(view.messages) - lost)
+            del view.messages[keep:]
+            del self._cursors[keep:]
+
+    def _go_somewhere(self) -> None:
+        there = [
+            one
+            for one in self._world.processes
+            if one.serves and one.reachable and one.channel_set == self._channel_set
+        ]
+        if not there:
+            return
+        self._process = self._choices.choice(there)
+        after = self._cursors[-1] if self._cursors else None
+        if after is None:
+            self.view = self._world.new_view(self._name, self._channels)
+            self._cursors = []
+        socket = ClientSocket(self._see)
+        self._client = self._process.connect(socket, self._channels, after)
+        socket.client = self._client
+
+    def _see(self, client: Client | None, message: Message) -> None:
+        view = self.view
+        if view is None or (client is not None and client is not self._client):
+            return
+        if message["type"] == "subscribed":
+            if self._cursors:
+                return
+            view.subscribed = len(self._world.committed)
+        view.messages.append(message)
+        cursor = message.get("cursor") or message.get("id") or message.get("position")
+        self._cursors.append(cursor or (self._cursors[-1] if self._cursors else None))
 
 
 def _text_messages(data: bytes) -> list[Message]:

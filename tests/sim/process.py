@@ -22,7 +22,7 @@ from tests.sim.clients import ClientSocket
 from tests.sim.postgres_server import Connection as PostgresConnection
 from tests.sim.runtime import Freezer, current_process
 from tests.sim.wire import Path, Wire
-from tests.support.oracle import View
+from tests.support.oracle import Message, View
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -83,6 +83,7 @@ class Process:
     ) -> None:
         self.world = world
         self.name = name
+        self.channel_set = channel_set
         self.listens = listens
         self.serves = serves
         self.to_postgres = Path(world.agenda)
@@ -95,15 +96,16 @@ class Process:
         self.relay: Relay | None = None
         self.settings = settings_of(name, channel_set, world.with_redis, history_entries)
         self._hub: Hub | None = None
-        self._clients: dict[Client, View] = {}
+        self._clients: dict[Client, View | None] = {}
+        """Those that stay, with what they see, and travellers."""
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._lives = 0
 
     @property
     def views(self) -> list[View]:
-        """Of the clients that are connected now."""
-        return list(self._clients.values())
+        """Of the clients that are connected now, and stay."""
+        return [view for view in self._clients.values() if view is not None]
 
     @property
     def well(self) -> bool:
@@ -159,17 +161,45 @@ class Process:
             return
         wanted = frozenset(self.settings.channels) & channels or frozenset(self.settings.channels)
         view = self.world.new_view(f"{self.name}.{self._lives}", wanted)
-        socket: Any = ClientSocket(view, lambda: len(self.world.committed))
-        client = Client(socket, self._nursery.start_soon, self._hub.buffers)
-        self._clients[client] = view
-        self._hub.subscribe(client, None, Subscription(wanted))
+
+        def see(_: Client | None, message: Message) -> None:
+            if message["type"] == "subscribed":
+                view.subscribed = len(self.world.committed)
+            view.messages.append(message)
+
+        client = self.connect(ClientSocket(see), wanted, None)
+        if client is not None:
+            self._clients[client] = view
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a client may come."""
+        return self._hub is not None and self._nursery is not None and not self.freezer.paused
+
+    def connect(self, socket: ClientSocket, channels: frozenset[str], after: str | None) -> Client | None:
+        """A client comes, to go on after a cursor."""
+        if self._hub is None or self._nursery is None or self.freezer.paused:
+            return None
+        raw: Any = socket
+        client = Client(raw, self._nursery.start_soon, self._hub.buffers)
+        self._clients[client] = None
+        self._hub.subscribe(client, None, Subscription(channels), after)
+        return client
+
+    def has(self, client: Client) -> bool:
+        """Whether this client is connected here."""
+        return client in self._clients
+
+    def disconnect(self, client: Client) -> None:
+        """A client goes."""
+        if self._clients.pop(client, self) is not self and self._hub is not None:
+            self._hub.remove(client)
 
     def disconnect_client(self, number: int) -> None:
-        """One of the clients goes."""
-        if self._clients and self._hub is not None and not self.freezer.paused:
-            client = list(self._clients)[number % len(self._clients)]
-            del self._clients[client]
-            self._hub.remove(client)
+        """One of the clients that stay at one process goes."""
+        staying = [client for client, view in self._clients.items() if view is not None]
+        if staying and not self.freezer.paused:
+            self.disconnect(staying[number % len(staying)])
 
 
 def _feed_and_hub(settings: Settings, links: RealLinks, relay: Relay | None) -> tuple[Feed, Hub]:

@@ -80,10 +80,10 @@ async def _live_through(plan: Plan, world: World, result: Result, verbose: bool)
             if not await _well(world, HEAL_SECONDS):
                 result.violations.append(f"not well {HEAL_SECONDS:g} s after the last fault: {_unwell(world)}")
             traffic.cancel()
+            await world.settle()
             await _everything_arrived(world)
-            for process in world.processes:
-                for view in process.views:
-                    view.complete = True
+            for view in world.present_views:
+                view.complete = True
             result.violations += violations(world.committed, world.views)
             nursery.cancel_scope.cancel()
 
@@ -116,7 +116,7 @@ async def _everything_arrived(world: World) -> None:
     """Notify a last time on each channel, and wait until all clients have it and know how their gaps ended."""
     last = dict(world.commit_last())
     with trio.move_on_after(HEAL_SECONDS):
-        for view in [view for process in world.processes for view in process.views]:
+        for view in world.present_views:
             wanted = {last[channel] for channel in view.channels}
             read = 0
             pending: set[tuple[str, str]] = set()

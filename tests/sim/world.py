@@ -6,6 +6,7 @@ import msgspec
 import trio
 
 from bridge.links.redis_url import RedisTarget
+from tests.sim.clients import AWAY_SECONDS, Traveller
 from tests.sim.plan import Plan
 from tests.sim.postgres_server import PostgresServer
 from tests.sim.process import CHANNELS, Process
@@ -23,6 +24,7 @@ class World:
     def __init__(self, plan: Plan, choices: Random) -> None:
         self.agenda = Agenda()
         self.choices = choices
+        self.seed = plan.seed
         self.with_redis = plan.with_redis
         self.committed: list[Committed] = []
         self.views: list[View] = []
@@ -38,6 +40,10 @@ class World:
                 history_entries=plan.history_entries,
             )
             for number, one in enumerate(plan.processes)
+        ]
+        self.travellers = [
+            Traveller(self, number, channel_set, frozenset(CHANNELS[channel_set]))
+            for number, channel_set in enumerate({one.channel_set for one in self.processes if one.serves})
         ]
         self._by_name = {process.name: process for process in self.processes}
         self._number = 0
@@ -56,6 +62,21 @@ class World:
         nursery.start_soon(self.agenda.run)
         for process in self.processes:
             process.start(nursery)
+        for traveller in self.travellers:
+            nursery.start_soon(traveller.travel)
+
+    @property
+    def present_views(self) -> list[View]:
+        """Of all clients that are connected now."""
+        staying = [view for process in self.processes for view in process.views]
+        return staying + [one.view for one in self.travellers if one.view is not None]
+
+    async def settle(self) -> None:
+        """Wait until all travellers are somewhere; they stay there."""
+        for traveller in self.travellers:
+            traveller.settled = True
+        while not all(traveller.connected for traveller in self.travellers):  # noqa: ASYNC110 - costs no real time
+            await trio.sleep(AWAY_SECONDS)
 
     def new_view(self, name: str, channels: frozenset[str]) -> View:
         view = View(f"{name}#{len(self.views)}", channels, len(self.committed))

@@ -306,7 +306,7 @@ class _Judge:
 
 
 def _position(text: str) -> tuple[int, int]:
-    term, _, seq = text.partition("-")
+    term, _, seq = text.partition("~")[0].partition("-")
     return int(term), int(seq)
 
 
