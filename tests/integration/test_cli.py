@@ -49,7 +49,7 @@ def test_version_and_help(tmp_path: Path) -> None:
         (["serve", "--workers", "2"], "--workers=2 is not supported by this version"),
         (["serve", "--host", "0.0.0.0"], "--host=0.0.0.0"),
         (["serve", "--use-redis-notifier=maybe"], "--use-redis-notifier: 'maybe'"),
-        (["serve", "--auth", "jwt"], "--auth=jwt is not supported by this version"),
+        (["serve", "--auth", "jwt"], "--auth=jwt needs a key"),
         (["doctor"], "doctor is not supported by this version"),
         (["tail", "--after", "1-1"], "--after is not supported by this version"),
         (["tail", "--where", "match_id"], "--where: 'match_id'"),
