@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     db_host: str | None = Field(default=None, description="a host name, an address or a directory of sockets")
     db_port: int = Field(default=5432, ge=1, le=65_535, description="a whole number from 1 to 65535")
     db_user: str | None = Field(default=None, description="a role of PostgreSQL")
-    db_password: str | None = Field(default=None, description="the role's password")
+    db_password: str | None = Field(default=None, repr=False, description="the role's password")
     db_name: str | None = Field(default=None, description="a database")
     use_redis_notifier: bool = Field(default=False, description="true or false")
     redis_url: str = Field(
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     slow_client: Literal["disconnect", "gap"] = Field(default="disconnect", description="disconnect or gap")
     max_clients: int = Field(default=10_000, ge=1, le=10**7, description="a whole number from 1 to 10000000")
     auth: Literal["none", "jwt"] | None = Field(default=None, description="none or jwt")
-    jwt_key: str | None = Field(default=None, description="a secret of at least 32 bytes, for HS256")
+    jwt_key: str | None = Field(default=None, repr=False, description="a secret of at least 32 bytes, for HS256")
     jwt_key_file: str | None = Field(default=None, description="a path: a public key in PEM, for RS256, ES256 or EdDSA")
     jwks_file: str | None = Field(default=None, description="a path: a JSON Web Key Set, for RS256, ES256 and EdDSA")
     jwt_audience: str | None = Field(default=None, description="a text, the aud that tokens must have")

@@ -151,6 +151,7 @@ def test_a_weak_key_is_refused_and_not_shown() -> None:
     assert text.startswith("--jwt-key: the value is not allowed: it has fewer than 32 bytes")
     assert "hunter2" not in text
     assert load({"jwt_key": "é" * 16}).authenticates
+    assert "hunter2" not in repr(Settings(jwt_key="hunter2" * 5, db_password="hunter2"))
 
 
 def test_settings_that_do_not_go_together() -> None:
