@@ -71,4 +71,4 @@ def message_end(protocol: Protocol, data: bytes, offset: int) -> int:
     """The first end of a message at or after `offset` in `data`, which is a row of whole messages."""
     if protocol == "ws":
         return frame_end(data, offset)
-    return offset and data.index(_BLOCK_END, offset - len(_BLOCK_END)) + len(_BLOCK_END)
+    return offset and data.index(_BLOCK_END, max(0, offset - len(_BLOCK_END))) + len(_BLOCK_END)

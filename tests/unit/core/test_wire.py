@@ -1,4 +1,4 @@
-"""What is sent must be read back by other people's code; what clients send may be anything."""
+"""What is sent must be read back by other people's code; what comes from clients is seen for what it is."""
 
 import json
 from collections.abc import Iterator
@@ -8,18 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
+from bridge.core.cursor import Cursor, OpenGap
 from bridge.core.position import Position
 from bridge.core.topics import Subscription
 from bridge.core.wire import (
     MAX_CLOSE_REASON_BYTES,
     PING_FRAME,
-    answer,
     close_frame,
+    error_json,
     frame_end,
+    only_close,
+    only_pongs,
+    pong_json,
     position_json,
     subscribed_json,
     text_frame,
 )
+from tests.support.server import client_frame
 
 SIZES = (0, 1, 125, 126, 127, 65535, 65536, 65537, 200_000)
 
@@ -71,50 +76,55 @@ def test_the_end_of_a_frame_is_found_from_anywhere_in_it(sizes: list[int], data:
     assert frame_end(b"".join(whole), offset) == min(end for end in ends if end >= offset)
 
 
-def test_ping_is_answered_with_the_cursor() -> None:
-    assert json.loads(answer('{"type":"ping"}', Position(5, 7)).data) == {"type": "pong", "cursor": "5-7"}
-    assert json.loads(answer(' {"x":[1],"type":"ping"}', None).data) == {"type": "pong", "cursor": None}
+pongs = st.binary(max_size=125).map(lambda payload: client_frame(payload, 10))
+
+
+@given(st.lists(pongs, max_size=5), st.binary(max_size=10), st.integers(0, 200))
+def test_only_whole_pongs_are_nothing_but_pongs(whole: list[bytes], other: bytes, cut: int) -> None:
+    data = b"".join(whole)
+    assert only_pongs(data)
+    ends = {len(b"".join(whole[:count])) for count in range(len(whole) + 1)}
+    assert only_pongs(data[:cut]) == (min(cut, len(data)) in ends)
+    assert not only_pongs(data + client_frame(other, 9))
+    assert not only_pongs(data + text_frame(other))
 
 
 @pytest.mark.parametrize(
-    ("message", "part"),
+    "data",
     [
-        ('{"type":"subscribe","channels":["a"]}', "subscribe is not supported by this version"),
-        ('{"type":"unsubscribe"}', "unsubscribe is not supported by this version"),
-        ('{"type":"pang"}', "unknown type"),
-        ('{"type":7}', "JSON object"),
-        ("{}", "JSON object"),
-        ("ping", "JSON object"),
-        ("", "JSON object"),
-        ("[" * 60_000, "JSON object"),
-        ('{"type":"ping","x":' + "[" * 60_000, "JSON object"),
-        (b'{"type":"ping"}', "text frame"),
+        b"\x8a",
+        b"\x8a\x00",  # not masked
+        b"\x0a\x80\x00\x00\x00\x00",  # not the last fragment
+        b"\xca\x80\x00\x00\x00\x00",  # a reserved bit
+        client_frame(b"x" * 126, 10),
     ],
 )
-def test_other_messages_are_bad(message: str | bytes, part: str) -> None:
-    reply = answer(message, None)
-    assert reply.bad
-    error = json.loads(reply.data)
-    assert (error["type"], error["code"]) == ("error", "bad_message")
-    assert part in error["message"]
+def test_what_is_no_pong_as_it_should_be(data: bytes) -> None:
+    assert not only_pongs(data)
 
 
-@given(
-    st.text()
-    | st.binary()
-    | st.recursive(st.text() | st.none(), lambda x: st.dictionaries(st.text(), x)).map(json.dumps)
-)
-def test_any_message_gets_an_answer(message: str | bytes) -> None:
-    assert json.loads(answer(message, None).data)["type"] in ("error", "pong")
+@given(st.binary(max_size=125), st.binary(min_size=1, max_size=10))
+def test_a_close_frame_is_known_where_it_is_whole_and_alone(payload: bytes, more: bytes) -> None:
+    frame = client_frame(payload, 8)
+    assert only_close(frame)
+    assert not only_close(frame + more)
+    assert not only_close(frame[:-1])
+    assert not only_close(client_frame(payload, 9))
 
 
 def test_messages_of_the_server() -> None:
-    subscription = Subscription(frozenset({"b", 'a"'}), (("match_id", "7"),))
-    assert json.loads(subscribed_json(subscription, Position(1, 2))) == {
+    subscription = Subscription(frozenset({"b", 'a"'}), (("match_id", ("7",)), ("x", ("1", "2"))))
+    cursor = Cursor(Position(1, 2), (OpenGap(Position(1, 0), Position(1, 2)),))
+    assert json.loads(subscribed_json("s", subscription, cursor)) == {
         "type": "subscribed",
         "channels": ['a"', "b"],
-        "where": {"match_id": "7"},
-        "position": "1-2",
+        "where": {"match_id": "7", "x": ["1", "2"]},
+        "sub": "s",
+        "position": "1-2~1-0_1-2",
     }
-    assert json.loads(subscribed_json(subscription, None))["position"] is None
-    assert json.loads(position_json(Position(1, 2))) == {"type": "position", "cursor": "1-2"}
+    without = json.loads(subscribed_json(None, subscription, None))
+    assert (without["sub"], without["position"]) == (None, None)
+    assert json.loads(position_json(cursor)) == {"type": "position", "cursor": "1-2~1-0_1-2"}
+    assert json.loads(pong_json(cursor)) == {"type": "pong", "cursor": "1-2~1-0_1-2"}
+    assert json.loads(pong_json(None)) == {"type": "pong", "cursor": None}
+    assert json.loads(error_json("forbidden", 'no "\n')) == {"type": "error", "code": "forbidden", "message": 'no "\n'}
