@@ -1,36 +1,44 @@
 """What a client gives to go on where it was: the last event that was not late, and the gaps that are still open.
 
 A cursor says exactly what its client has: everything through `position` but for the open gaps, and of each of these
-everything through its last late event, because late events of a gap come in order. So any worker can tell what is
-missing, and a resumed client gets each event once. To clients a cursor is opaque, and safe in a URL.
+the late events through the last one. They come in order; where the log breaks within the gap, nobody knows what is
+missing at the break, so there is a last one on either side. So any worker can tell what a client lacks, and a resumed
+client gets each event once. To clients a cursor is opaque, and safe in a URL.
 """
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bridge.core.position import Position
+from bridge.core.position import Position, Timeline
 
 MAX_OPEN_GAPS = 24
 """Open gaps in one cursor: it must fit into the head of a request."""
+MAX_THROUGH = 8
+"""Breaks in one gap that a cursor tells apart: restarts of PostgreSQL while Redis was away."""
 
 _SUB = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenGap:
-    """A gap that may still be filled; late events through `through` have come (None: none yet)."""
+    """A gap that may still be filled. Late events that are related to one of `through` have come through that one."""
 
     after: Position
     before: Position
-    through: Position | None = None
+    through: tuple[Position, ...] = ()
     sub: str | None = None
     """The digest of the only subscription it concerns (see `sub_digest`); None: all of the client's."""
 
-    @property
-    def low(self) -> Position:
-        """What comes after this position is missing."""
-        return self.through or self.after
+    def advanced(self, late: Position, timeline: Timeline) -> "OpenGap":
+        """The same, when this late event has come too."""
+        others = [one for one in self.through if timeline.convert(one, late.term) is None]
+        return replace(self, through=(*others[1 - MAX_THROUGH :], late))
+
+    def begin(self, timeline: Timeline) -> Position:
+        """What comes after this position, to the first break in the gap, is missing."""
+        related = [one for one in self.through if timeline.convert(self.after, one.term) is not None]
+        return related[-1] if related else self.after
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class Cursor:
     open_gaps: tuple[OpenGap, ...] = ()
 
     def __str__(self) -> str:
-        """``POSITION[~AFTER_BEFORE[_THROUGH[_SUB]]]…``"""
+        """``POSITION[~AFTER_BEFORE[_THROUGH.….THROUGH[_SUB]]]…``"""
         return "~".join([str(self.position), *map(_gap_text, self.open_gaps)])
 
     @classmethod
@@ -57,8 +65,7 @@ def sub_digest(name: str | None) -> str:
 
 
 def _gap_text(gap: OpenGap) -> str:
-    through = str(gap.through) if gap.through else ""
-    parts = [str(gap.after), str(gap.before), through, gap.sub or ""]
+    parts = [str(gap.after), str(gap.before), ".".join(map(str, gap.through)), gap.sub or ""]
     return "_".join(parts).rstrip("_")
 
 
@@ -71,6 +78,6 @@ def _parse_gap(text: str) -> OpenGap:
     return OpenGap(
         Position.parse(after),
         Position.parse(before),
-        Position.parse(through) if through else None,
+        tuple(map(Position.parse, through.split(".", MAX_THROUGH))) if through else (),
         sub or None,
     )

@@ -144,8 +144,9 @@ class History:
         events: list[Event] = []
         ties: set[Bounds] = set()
         lost = started = False
+        begin = gap.begin(self._timeline)
         for stretch in self._stretches:
-            low = self._timeline.convert(gap.low, stretch.floor.term)
+            low = self._timeline.convert(begin, stretch.floor.term)
             high = self._timeline.convert(gap.before, stretch.floor.term)
             if started and self._ends_before(gap, stretch):
                 break
@@ -163,8 +164,15 @@ class History:
             first = 0 if low is None else bisect_right(stretch.events, low, key=key)
             last = len(stretch.events) if high is None else bisect_left(stretch.events, high, key=key)
             events += stretch.events[first:last]
+        for through in gap.through:
+            events = [event for event in events if not self._is_through(event, through)]
         rest: Literal["filled", "pending", "lost"] = "lost" if lost or not started else "pending" if ties else "filled"
         return Inside(events, rest, frozenset(ties))
+
+    def _is_through(self, event: Event, position: Position) -> bool:
+        """Whether an event is known to be no newer than the position."""
+        at = self._timeline.convert(event.position, position.term)
+        return at is not None and at <= position
 
     def _comparable(self, position: Position, gap: Gap | None) -> bool:
         if gap is None or gap.after is None:

@@ -9,7 +9,6 @@ told apart by that. Otherwise an event's id says all, and nothing is told apart.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 from bridge.core.cursor import Cursor, OpenGap
@@ -290,7 +289,7 @@ class Hub:
                 said.update(dict.fromkeys(lacks))
                 told.append(client)
         for lack in said:
-            lack.gap = replace(lack.gap, through=event.position)
+            lack.gap = lack.gap.advanced(event.position, self.timeline)
         self._tell(told, lambda cursor: event_message(event, cursor), tuple(said))
 
     def _lies_in(self, event: Event, lack: Lack) -> bool:
@@ -298,10 +297,12 @@ class Hub:
         the gap."""
         if lack.replaying or (event.hole is not None and event.hole not in lack.ties):
             return False
-        low = self.timeline.convert(lack.gap.low, event.position.term)
-        high = self.timeline.convert(lack.gap.before, event.position.term)
-        known = low is not None or high is not None or event.hole is not None
-        return known and (low is None or low < event.position) and (high is None or event.position < high)
+        term, gap = event.position.term, lack.gap
+        lows = [self.timeline.convert(bound, term) for bound in (gap.after, *gap.through)]
+        high = self.timeline.convert(gap.before, term)
+        if event.hole is None and high is None and not any(lows):
+            return False
+        return all(low is None or low < event.position for low in lows) and (high is None or event.position < high)
 
     def _was_owed(self, client: Client, event: Event) -> bool:
         """Whether a late event outside of the pending gaps, announced as lost, is newer than the subscription."""

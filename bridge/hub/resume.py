@@ -68,7 +68,7 @@ class Resumption:
     @property
     def ready(self) -> bool:
         """Whether this process is live, has come as far, and can place all that the cursor says."""
-        return self._placed and all(self._hub.history.knows(gap.low) for gap in self._cursor_gaps)
+        return self._placed and all(self._hub.history.knows(gap.begin(self._hub.timeline)) for gap in self._cursor_gaps)
 
     @property
     def _placed(self) -> bool:
@@ -197,7 +197,7 @@ class Resumption:
             at = gaps.index(gap)
             inside = history.inside(gap)
             for event in inside.events:
-                gaps[at] = replace(gap, through=event.position)
+                gaps[at] = gaps[at].advanced(event.position, self._hub.timeline)
                 yield (event_message(events.late(event, None), here()) if wants(event) else None), here()
             open_gap = gaps[at]
             if inside.rest == "pending":
@@ -226,7 +226,7 @@ class Resumption:
         here = hub.position
         there = hub.timeline.convert(cursor.position, here.term) if here is not None else None
         if here is not None and (there is None or there < here):
-            gap = OpenGap(cursor.position, here.plus(1), None, digest)
+            gap = OpenGap(cursor.position, here.plus(1), sub=digest)
             self._replaying.append((Lack(gap, set(), replaying=True), False))
         hub.join(self._client, self._name, tuple(lack for lack, _ in self._replaying), cursor.position)
 
@@ -239,7 +239,7 @@ class Resumption:
             lack, announced = self._replaying[0]
             inside = hub.history.inside(lack.gap)
             for event in inside.events:
-                lack.gap = replace(lack.gap, through=event.position)
+                lack.gap = lack.gap.advanced(event.position, hub.timeline)
                 cursor = hub.cursor(client)
                 if cursor is not None and self._is_new(event):
                     frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
@@ -259,14 +259,13 @@ class Resumption:
         lack.replaying = False
         if rest == "pending":
             lack.ties = set(ties)
-            gap = Gap(lack.gap.low, lack.gap.before, "failover", pending=True)
+            gap = Gap(lack.gap.after, lack.gap.before, "failover", pending=True)
             if announced:
                 return []
-            lack.gap = replace(lack.gap, after=lack.gap.low, through=None)
         else:
             hub.members.lack(client, tuple(one for one in hub.members.lacking.get(client, ()) if one is not lack))
             lack.lost = "failover" if rest == "lost" else None
-            gap = Gap(lack.gap.low, lack.gap.before, "failover")
+            gap = Gap(lack.gap.after, lack.gap.before, "failover")
             if rest == "filled" and not announced:
                 return []
         cursor = hub.cursor(client)
