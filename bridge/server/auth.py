@@ -101,7 +101,7 @@ def _verified(token: str, keys: tuple[Key, ...]) -> bytes:
     if len(token) > MAX_TOKEN_BYTES:
         raise BadToken(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
     segments = token.split(".")
-    if len(segments) != 3 or not token.isascii():
+    if len(segments) != 3:
         raise BadToken("the token is no signed JWT")
     try:
         header = _header.decode(base64url_decode(segments[0]))
