@@ -227,7 +227,13 @@ def test_what_is_no_good_token_is_refused(secret: Authenticator, bad: str) -> No
 
 
 def test_a_demand_that_is_not_known_is_not_ignored(secret: Authenticator) -> None:
-    for header in ({"crit": ["exp"]}, {"crit": ["b64"], "b64": False}, {"crit": []}, {"crit": None}):
+    headers: list[dict[str, object]] = [
+        {"crit": ["exp"]},
+        {"crit": ["b64"], "b64": False},
+        {"crit": []},
+        {"crit": None},
+    ]
+    for header in headers:
         attack = forged({"alg": "HS256", **header}, {}, SECRET.encode())
         assert "an extension that is not known here (crit)" in refusal(secret, "/ws", bearer(attack))
 
