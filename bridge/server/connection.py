@@ -5,7 +5,7 @@ debug level. Anything else that fails here is a bug: it is logged with its stack
 """
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -101,26 +101,34 @@ class Door:
                 self._lobby.leave(visitor)
 
     async def _converse(self, raw: socket.socket, peer: Address | None, visitor: Visitor) -> None:
-        sock = trio.socket.from_stdlib_socket(raw)
-        http = HttpConnection(sock)
+        admitted = await self._admit(raw, peer, visitor)
+        if admitted is not None:
+            client, serve = admitted
+            self._lobby.leave(visitor)
+            self._places.take(client)
+            try:
+                await serve()
+            finally:
+                self._places.release(client)
+        await linger(raw)
+
+    async def _admit(
+        self, raw: socket.socket, peer: Address | None, visitor: Visitor
+    ) -> tuple[str | None, Callable[[], Awaitable[None]]] | None:
+        """Answer requests until one makes a client of the visitor: its address and how to serve it. None at the end."""
+        http = HttpConnection(raw)
         while (request := await http.next_request()) is not None:
             client = self._limited(client_address(peer, request, self._trusted))
             asked = self._judge(request, client)
-            if isinstance(asked, Response):
-                if not await http.answer(asked):
-                    break
-                self._lobby.answered(visitor)
-                continue
-            if self._clients is not None:
-                self._lobby.leave(visitor)
-                with self._places.one(client):
-                    if isinstance(asked, Upgrade):
-                        await run_websocket(raw, asked, http.trailing, self._clients)
-                    else:
-                        after, headers = resume_from(request, asked), self._guard.cors(request)
-                        await run_sse(raw, asked, after, self._clients, headers)
-            break
-        await linger(sock)
+            if self._clients is not None and isinstance(asked, Upgrade):
+                return client, partial(run_websocket, raw, asked, http.trailing, self._clients)
+            if self._clients is not None and isinstance(asked, Welcome):
+                after, headers = resume_from(request, asked), self._guard.cors(request)
+                return client, partial(run_sse, raw, asked, after, self._clients, headers)
+            if isinstance(asked, Response) and not await http.answer(asked):
+                break
+            self._lobby.answered(visitor)
+        return None
 
     def _judge(self, request: Request, client: str | None) -> Response | Welcome:
         """The answer to a request, or what it is to hear. Under ``/sse`` pages of welcome origins may read answers."""

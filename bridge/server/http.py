@@ -5,12 +5,16 @@ Bounded in bytes and in time: a head of 16 KiB within 10 seconds, no request bod
 
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import cast
 
 import h11
 import trio
+
+from bridge.server.quick import read_handshake
 
 HEAD_BYTES = 16 * 1024
 HEAD_SECONDS = 10.0
@@ -31,6 +35,13 @@ class Request:
     method: str
     target: str
     headers: Sequence[Header]
+    _values: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        values: dict[bytes, bytes] = {}
+        for name, value in self.headers:
+            values[name] = values[name] + b", " + value if name in values else value
+        object.__setattr__(self, "_values", values)
 
     @property
     def path(self) -> str:
@@ -38,12 +49,13 @@ class Request:
 
     def header(self, name: bytes) -> str | None:
         """The header's value, several of the same name joined by commas; None where it is missing."""
-        values = [value for key, value in self.headers if key == name]
-        return b", ".join(values).decode("latin-1") if values else None
+        value = self._values.get(name)
+        return None if value is None else value.decode("latin-1")
 
     def tokens(self, name: bytes) -> list[str]:
         """The elements of a comma-separated header."""
-        return [token.strip() for token in (self.header(name) or "").split(",") if token.strip()]
+        value = self.header(name)
+        return [token for part in value.split(",") if (token := part.strip())] if value else []
 
     @property
     def upgrades_to_websocket(self) -> bool:
@@ -68,54 +80,88 @@ def refuse(status: int, message: str, *headers: Header, close: bool = False) -> 
 
 
 class HttpConnection:
-    """One connection that speaks HTTP/1.1 until it ends or is handed over to a WebSocket."""
+    """One connection that speaks HTTP/1.1 until it ends or is handed over to a client. `raw` does not block."""
 
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        self.sock = sock
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+    def __init__(self, raw: socket.socket) -> None:
+        self._raw = raw
+        self._head = b""
+        """A handshake that was read without h11, and what came after it."""
+        self._head_size = 0
+        self._started: h11.Connection | None = None
         self._head_only = False
 
     @property
     def trailing(self) -> bytes:
-        """What the client sent after the head of its upgrade."""
-        return self._h11.trailing_data[0]
+        """What the client sent after the head of its request."""
+        return self._head[self._head_size :] if self._head else self._h11.trailing_data[0]
+
+    @property
+    def _h11(self) -> h11.Connection:
+        if self._started is None:
+            self._started = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+            if self._head:  # it was refused: h11 makes the answer, and reads what follows
+                self._started.receive_data(self._head)
+                self._started.next_event(), self._started.next_event()
+                self._head = b""
+        return self._started
 
     async def next_request(self) -> Request | None:
         """The next request; None at the end of the connection, or where nothing came for too long.
 
         What is no HTTP, too long, too late or has a body is answered here, and ends the connection.
         """
+        if self._started is None and not self._head:
+            data = await self._first_bytes()
+            handshake = read_handshake(data) if data else None
+            if data and handshake is not None:
+                target, headers, self._head_size = handshake
+                self._head = data
+                return Request("GET", target.decode(), headers)
+            if data is None:
+                return None
+            self._h11.receive_data(data)
+        idle_seconds = HEAD_SECONDS
         if self._h11.our_state is h11.DONE:
             self._h11.start_next_cycle()
-            timeout_seconds = IDLE_SECONDS
-        else:
-            timeout_seconds = HEAD_SECONDS
-        started = bool(self.trailing)
-        with trio.move_on_after(HEAD_SECONDS if started else timeout_seconds) as scope:
-            try:
-                while (event := self._h11.next_event()) is h11.NEED_DATA:
-                    data = await self.sock.recv(HEAD_BYTES)
-                    if data and not started:
-                        started = True
-                        scope.deadline = trio.current_time() + HEAD_SECONDS
-                    self._h11.receive_data(data)
-                if not isinstance(event, h11.Request):
-                    return None
-                self._head_only = event.method == b"HEAD"
-                if event.http_version not in (b"1.0", b"1.1"):
-                    await self._give_up(refuse(505, "only HTTP/1.1 is spoken here"))
-                    return None
-                request = Request(event.method.decode(), event.target.decode("latin-1"), list(event.headers))
-                if isinstance(self._h11.next_event(), h11.EndOfMessage):
-                    return request
-            except h11.RemoteProtocolError as error:
-                await self._give_up(refuse(error.error_status_hint, "this is not HTTP/1.1 as the bridge speaks it"))
+            idle_seconds = IDLE_SECONDS
+        try:
+            event = await self._next_event(idle_seconds)
+            if not isinstance(event, h11.Request):
                 return None
-        if scope.cancelled_caught:
-            if started:
-                await self._give_up(refuse(408, "the head of the request took too long"))
-        else:
-            await self._give_up(refuse(413, "a request body is not expected"))
+            self._head_only = event.method == b"HEAD"
+            if event.http_version not in (b"1.0", b"1.1"):
+                await self._give_up(refuse(505, "only HTTP/1.1 is spoken here"))
+            elif not isinstance(self._h11.next_event(), h11.EndOfMessage):
+                await self._give_up(refuse(413, "a request body is not expected"))
+            else:
+                return Request(event.method.decode(), event.target.decode("latin-1"), list(event.headers))
+        except h11.RemoteProtocolError as error:
+            await self._give_up(refuse(error.error_status_hint, "this is not HTTP/1.1 as the bridge speaks it"))
+        return None
+
+    async def _first_bytes(self) -> bytes | None:
+        """What the client sent first, which often is there already; None if that took too long."""
+        with suppress(BlockingIOError):
+            return self._raw.recv(HEAD_BYTES)
+        with trio.move_on_after(HEAD_SECONDS):
+            return await receive(self._raw, HEAD_BYTES)
+        return None
+
+    async def _next_event(self, idle_seconds: float) -> h11.Event | type[h11.PAUSED] | None:
+        """What h11 reads next; None where too little came in time. Once a head has begun, time is short."""
+        started = bool(self.trailing)
+        with trio.move_on_after(HEAD_SECONDS if started else idle_seconds) as scope:
+            while True:
+                event = self._h11.next_event()
+                if event is not h11.NEED_DATA:
+                    return cast("h11.Event | type[h11.PAUSED]", event)
+                data = await receive(self._raw, HEAD_BYTES)
+                if data and not started:
+                    started = True
+                    scope.deadline = trio.current_time() + HEAD_SECONDS
+                self._h11.receive_data(data)
+        if started:
+            await self._give_up(refuse(408, "the head of the request took too long"))
         return None
 
     async def answer(self, response: Response) -> bool:
@@ -136,8 +182,7 @@ class HttpConnection:
             data += connection.send(h11.Data(response.body)) or b""
         data += connection.send(h11.EndOfMessage()) or b""
         with trio.fail_after(ANSWER_SECONDS):
-            while data:
-                data = data[await self.sock.send(data) :]
+            await send(self._raw, data)
         return connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
     async def _give_up(self, response: Response) -> None:
@@ -145,10 +190,29 @@ class HttpConnection:
             await self.answer(Response(response.status, response.body, close=True))
 
 
-async def linger(sock: trio.socket.SocketType) -> None:
+async def receive(raw: socket.socket, max_bytes: int) -> bytes:
+    """The next bytes of a socket that does not block; empty at the end of the connection. Raises OSError."""
+    while True:
+        await trio.lowlevel.wait_readable(raw)
+        with suppress(BlockingIOError):
+            return raw.recv(max_bytes)
+
+
+async def send(raw: socket.socket, data: bytes) -> None:
+    """Send all of it on a socket that does not block; gives other tasks a turn. Raises OSError."""
+    await trio.lowlevel.checkpoint()
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[raw.send(left) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(raw)
+
+
+async def linger(raw: socket.socket) -> None:
     """End a connection so that the peer can still read the last answer: closing with unread data would reset it."""
     with trio.move_on_after(LINGER_SECONDS):
-        sock.shutdown(socket.SHUT_WR)
+        raw.shutdown(socket.SHUT_WR)
         left = LINGER_BYTES
-        while left > 0 and (data := await sock.recv(65536)):
+        while left > 0 and (data := await receive(raw, 65536)):
             left -= len(data)

@@ -12,8 +12,7 @@ One address holds a part of the lobby at most, and a part of the clients' places
 import resource
 import socket
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import trio
 
@@ -137,18 +136,17 @@ class Places:
             )
         return True
 
-    @contextmanager
-    def one(self, site: str | None) -> Iterator[None]:
-        """One place is taken until the block ends."""
+    def take(self, site: str | None) -> None:
+        """One place is taken, until it is released."""
         self.taken += 1
         if site is not None:
             self._sites[site] += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
-            if site is not None:
-                _decrement(self._sites, site)
+
+    def release(self, site: str | None) -> None:
+        """The place is free again."""
+        self.taken -= 1
+        if site is not None:
+            _decrement(self._sites, site)
 
 
 def prepare_descriptors(max_clients: int, *, a_connection: int) -> int:

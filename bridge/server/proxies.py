@@ -6,6 +6,7 @@ last proxy that was trusted then counts as the client itself.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from bridge.server.http import Request
@@ -18,6 +19,7 @@ MAX_HOPS = 32
 _IPV6_SITE_BITS = 64  # one customer's network, in which every address is free to take
 
 
+@lru_cache(maxsize=4096)
 def address_of(text: str) -> Address | None:
     """An IP address as sockets and proxies write it (brackets, a port, a zone, IPv4 in IPv6); None for others."""
     text = text.strip()

@@ -83,7 +83,7 @@ async def serve_tls(raw: socket.socket, context: ssl.SSLContext, handle: Handle)
         outer = trio.SocketStream(trio.socket.from_stdlib_socket(far))
         scope = trio.CancelScope(shield=True)  # what was said before a cancellation is still to be carried
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_pump, scope, stream, outer)
+            nursery.start_soon(_pump, scope, raw, stream, outer)
             patience_seconds = GOODBYE_SECONDS
             try:
                 await handle(inner)
@@ -93,9 +93,8 @@ async def serve_tls(raw: socket.socket, context: ssl.SSLContext, handle: Handle)
                 scope.deadline = trio.current_time() + patience_seconds
 
 
-async def _pump(scope: trio.CancelScope, stream: Stream, outer: trio.SocketStream) -> None:
+async def _pump(scope: trio.CancelScope, raw: socket.socket, stream: Stream, outer: trio.SocketStream) -> None:
     """Carry bytes both ways until our side has ended, then end TLS and TCP; a peer that does not read is reset."""
-    sock = stream.transport_stream.socket
     with scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_inwards, stream, outer)
@@ -105,9 +104,9 @@ async def _pump(scope: trio.CancelScope, stream: Stream, outer: trio.SocketStrea
             with trio.move_on_after(NOTIFY_SECONDS), suppress(trio.BrokenResourceError):
                 await stream.unwrap()
             with suppress(OSError):
-                await linger(sock)
+                await linger(raw)
     if scope.cancelled_caught:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
 async def _inwards(stream: Stream, outer: trio.SocketStream) -> None:

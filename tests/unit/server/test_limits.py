@@ -99,9 +99,8 @@ async def test_one_address_gets_its_part_of_the_lobby(peers: list[Peer]) -> None
 async def test_places_in_all_and_for_one_address(caplog: pytest.LogCaptureFixture) -> None:
     places = Places(4 * ALWAYS_AN_ADDRESS + 8)
     assert places.an_address == ALWAYS_AN_ADDRESS + 2
-    holds = [places.one("1.2.3.4") for _ in range(places.an_address)]
-    for hold in holds:
-        hold.__enter__()
+    for _ in range(places.an_address):
+        places.take("1.2.3.4")
     assert places.enough("1.2.3.4")
     assert places.enough("1.2.3.4")
     assert not places.enough("1.2.3.5")
@@ -109,8 +108,8 @@ async def test_places_in_all_and_for_one_address(caplog: pytest.LogCaptureFixtur
     assert [record.levelno for record in caplog.records] == [logging.WARNING], "said once"
     assert "1.2.3.4 has 102 clients" in caplog.text
     assert "BRIDGE_TRUSTED_PROXIES" in caplog.text
-    for hold in holds:
-        hold.__exit__(None, None, None)
+    for _ in range(places.an_address):
+        places.release("1.2.3.4")
     assert not places.enough("1.2.3.4")
     assert (places.taken, places._sites) == (0, {})
 
@@ -118,8 +117,9 @@ async def test_places_in_all_and_for_one_address(caplog: pytest.LogCaptureFixtur
 async def test_few_places_are_for_any_address() -> None:
     assert Places(2).an_address == ALWAYS_AN_ADDRESS
     places = Places(1)
-    with places.one(None):
-        assert places.full
+    places.take(None)
+    assert places.full
+    places.release(None)
     assert not places.full
 
 
