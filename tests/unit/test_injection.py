@@ -23,8 +23,9 @@ values = st.recursive(texts | st.integers() | st.none(), lambda inner: st.dictio
 payloads = st.binary(max_size=30) | texts.map(str.encode) | values.map(lambda value: json.dumps(value).encode())
 pretty = values.map(lambda value: json.dumps(value, indent=1, ensure_ascii=False).replace("\n", "\r\n").encode())
 positions = st.builds(Position, st.integers(1, 9), st.integers(0, 99))
+throughs = st.lists(positions, max_size=3).map(tuple)
 cursors = st.builds(
-    Cursor, positions, st.lists(st.builds(OpenGap, positions, positions, st.none() | positions), max_size=3).map(tuple)
+    Cursor, positions, st.lists(st.builds(OpenGap, positions, positions, throughs), max_size=3).map(tuple)
 )
 
 

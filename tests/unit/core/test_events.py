@@ -129,12 +129,42 @@ def test_a_line_that_is_no_entry_is_refused(line: bytes) -> None:
 
 
 def test_gap_and_filled() -> None:
-    assert json.loads(events.gap_json(Gap(None, HERE, "failover", pending=True))) == {
+    assert json.loads(events.gap_json(Gap(None, HERE, "failover", pending=True), "7-1~2-3_4-5")) == {
         "type": "gap",
         "after": None,
         "before": str(HERE),
         "reason": "failover",
         "pending": True,
+        "cursor": "7-1~2-3_4-5",
     }
-    assert "pending" not in json.loads(events.gap_json(Gap(HERE, None, "history_trimmed")))
-    assert json.loads(events.filled_json(Filled(HERE, None))) == {"type": "filled", "after": str(HERE), "before": None}
+    assert "pending" not in json.loads(events.gap_json(Gap(HERE, None, "history_trimmed"), "7-1"))
+    assert json.loads(events.filled_json(Filled(HERE, None), "7-1")) == {
+        "type": "filled",
+        "after": str(HERE),
+        "before": None,
+        "cursor": "7-1",
+    }
+
+
+@given(st.binary(max_size=30), st.booleans())
+def test_a_cursor_is_added_and_nothing_else_changes(raw: bytes, is_late: bool) -> None:
+    event = events.event(HERE, Notification("c", events.payload_json(raw)))
+    event = events.late(event, None) if is_late else event
+    assert json.loads(events.with_cursor(event.data, "7-1~2-3_4-5")) == json.loads(event.data) | {
+        "cursor": "7-1~2-3_4-5"
+    }
+
+
+@given(st.binary(max_size=30))
+def test_a_late_event_is_in_order_for_those_to_whom_nothing_newer_has_come(raw: bytes) -> None:
+    event = events.event(HERE, Notification("c", events.payload_json(raw)))
+    assert events.in_order(events.late(event, (HERE, HERE))) == event
+    assert events.in_order(event) == event
+
+
+@pytest.mark.parametrize(
+    ("before", "passed"),
+    [(None, None), (Position(7, 0), Position(7, 0)), (Position(7, 1), Position(7, 0)), (HERE, HERE.plus(-1))],
+)
+def test_after_a_gap_a_client_stands_before_what_follows(before: Position | None, passed: Position | None) -> None:
+    assert Gap(HERE, before, "failover").passed == passed

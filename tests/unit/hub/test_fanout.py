@@ -1,92 +1,18 @@
 """The hub against kernel buffers that are full, peers that are gone and clients that read in time."""
 
 import logging
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 
-from bridge.core.events import Event, Filled, Gap, Notification, event, late
+from bridge.core.events import Event, Filled, Gap, late
 from bridge.core.position import Position
 from bridge.core.topics import Subscription
-from bridge.hub import Client, Hub
 from bridge.hub.client import CLOSE_SECONDS, State
 from bridge.hub.fanout import JOINED_BYTES, PING_TICKS, QUIET_TICKS
-from bridge.telemetry import Metrics
-from tests.support.frames import FrameReader, Message
-
-EVERYTHING = Subscription(frozenset({"a", "b"}))
-SMALL_BUFFER = 4096
-
-
-class Peer:
-    """A client of the hub, and the other end of its socket."""
-
-    def __init__(self, client: Client, end: trio.socket.SocketType) -> None:
-        self.client = client
-        self.end = end
-        self._reader = FrameReader()
-        self.messages: list[Message] = []
-
-    async def read(self, enough: Callable[[list[Message]], bool]) -> list[Message]:
-        """All messages so far, once there are enough. EOF and reset end them with ("end", …)."""
-        with trio.fail_after(10):
-            while not enough(self.messages):
-                try:
-                    data = await self.end.recv(65536)
-                except ConnectionResetError:
-                    data = b""
-                if not data:
-                    self.messages.append(("end", None))
-                    break
-                self.messages += self._reader.feed(data)
-        return self.messages
-
-    async def read_count(self, count: int) -> list[Message]:
-        return (await self.read(lambda messages: len(messages) >= count))[:count]
-
-    async def read_all(self) -> list[Message]:
-        return await self.read(lambda messages: bool(messages) and messages[-1] == ("end", None))
-
-
-@asynccontextmanager
-async def peers(hub: Hub, *subscriptions: Subscription, buffer_bytes: int = SMALL_BUFFER) -> AsyncIterator[list[Peer]]:
-    """Clients of the hub over small socket buffers. Nobody reads unless told to."""
-    found: list[Peer] = []
-    async with trio.open_nursery() as nursery:
-        for subscription in subscriptions:
-            here, there = socket.socketpair()
-            here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
-            here.setblocking(False)
-            client = Client(here, nursery.start_soon, hub.buffers)
-            hub.add(client, subscription)
-            found.append(Peer(client, trio.socket.from_stdlib_socket(there)))
-        try:
-            yield found
-        finally:
-            nursery.cancel_scope.cancel()
-            for peer in found:
-                peer.client.finish()
-                peer.client._raw.close()
-                peer.end.close()
-
-
-def make_hub(*, client_bytes: int = 1 << 20, total_bytes: int = 1 << 24, live: bool = True) -> Hub:
-    hub = Hub(("a", "b"), client_bytes, total_bytes, Metrics())
-    if live:
-        hub.set_live(None)
-    return hub
-
-
-def happening(seq: int, channel: str = "a", size: int = 0) -> Event:
-    return event(Position(1, seq), Notification(channel, b'{"n":%d,"pad":"%b"}' % (seq, b"x" * size)))
-
-
-def numbers(messages: list[Message]) -> list[int]:
-    return [message["payload"]["n"] for message in messages if isinstance(message, dict) and "payload" in message]
+from tests.support.frames import Message
+from tests.support.peers import EVERYTHING, Peer, happening, make_hub, numbers, peers, sample
 
 
 def has_close(messages: list[Message]) -> bool:
@@ -97,18 +23,20 @@ def state(peer: Peer) -> State:
     return peer.client.state
 
 
-def sample(hub: Hub, name: str) -> float | None:
-    return hub._metrics.registry.get_sample_value(f"notify_bridge_{name}")
-
-
 async def test_subscribed_comes_first_then_everything_in_order() -> None:
     hub = make_hub()
     hub.deliver([happening(1)])
-    async with peers(hub, Subscription(frozenset({"a"}), (("n", "3"),)), EVERYTHING) as (picky, eager):
+    async with peers(hub, Subscription(frozenset({"a"}), (("n", ("3",)),)), EVERYTHING) as (picky, eager):
         hub.deliver([happening(n) for n in range(2, 5)])
         hub.deliver([happening(5, "b")])
         subscribed, *events = await picky.read_count(2)
-        assert subscribed == {"type": "subscribed", "channels": ["a"], "where": {"n": "3"}, "position": "1-1"}
+        assert subscribed == {
+            "type": "subscribed",
+            "channels": ["a"],
+            "where": {"n": "3"},
+            "sub": None,
+            "position": "1-1",
+        }
         assert numbers(events) == [3]
         assert numbers(await eager.read_count(5)) == [2, 3, 4, 5]
         assert hub.position == Position(1, 5)
@@ -144,7 +72,7 @@ async def test_a_client_that_leaves_while_waiting_is_forgotten() -> None:
 
 async def test_gaps_go_to_everybody_whatever_the_filter() -> None:
     hub = make_hub()
-    nothing = Subscription(frozenset({"b"}), (("n", "no"),))
+    nothing = Subscription(frozenset({"b"}), (("n", ("no",)),))
     async with peers(hub, nothing, EVERYTHING) as found:
         gap = Gap(Position(1, 1), Position(1, 5), "failover", pending=True)
         hub.deliver([happening(1), gap, happening(5), Filled(Position(1, 1), Position(1, 5))])
