@@ -111,63 +111,88 @@ class History:
 
     def knows(self, position: Position) -> bool:
         """Whether it can be told what a client that has everything through `position` lacks."""
-        for index, stretch in enumerate(self._stretches):
-            at = self._timeline.convert(position, stretch.floor.term)
-            if at is not None:
-                return at >= stretch.floor or index == 0 or self._comparable(position, stretch.gap)
-        return False
+        if self._place(position) is not None:
+            return True
+        first = self._first_related(position)
+        return first is not None and (first == 0 or self._comparable(position, self._stretches[first].gap))
 
     def after(self, position: Position) -> Iterator[Event | Gap]:
         """What a client that has everything through `position` lacks, in order; nothing where that is not related.
 
         Begins with a gap where that is too old. A gap that the position lies in begins there.
         """
+        place = self._place(position)
+        first = self._first_related(position) if place is None else place
+        if first is None:
+            return
         sent = position
-        found = False
-        for index, stretch in enumerate(self._stretches):
-            at = self._timeline.convert(position, stretch.floor.term)
-            if at is None and not found:
-                continue
-            if at is None or at < stretch.floor:
+        for index, stretch in enumerate(self._stretches[first:], first):
+            if index != place:
                 if stretch.gap is not None:
-                    yield self._gap_from(stretch.gap, sent, exact=found)
-                elif index == 0 or not found:
+                    yield self._gap_from(stretch.gap, sent, exact=index > first)
+                elif index == first:
                     yield Gap(position, stretch.floor.plus(1), "history_trimmed")
-            found = True
-            first = 0 if at is None else bisect_right(stretch.events, at, key=self._key(stretch))
-            for event in stretch.events[first:]:
+            at = self._timeline.convert(position, stretch.floor.term)
+            begin = 0 if at is None else bisect_right(stretch.events, at, key=self._key(stretch))
+            for event in stretch.events[begin:]:
                 yield event
                 sent = event.position
 
+    def places(self, gap: OpenGap) -> bool:
+        """Whether it can be told what a client with this open gap lacks in it."""
+        return self._span(gap) is not None
+
     def inside(self, gap: OpenGap) -> Inside:
-        """What a client with this open gap lacks in it."""
+        """What a client with this open gap lacks in it. Where the gap has no place here, it is lost."""
+        span = self._span(gap)
+        if span is None:
+            return Inside([], "lost", frozenset())
         events: list[Event] = []
         ties: set[Bounds] = set()
-        lost = started = False
+        lost = False
         begin = gap.begin(self._timeline)
-        for stretch in self._stretches:
+        for index in range(span[0], span[1] + 1):
+            stretch = self._stretches[index]
+            if index > span[0] and stretch.gap is not None:
+                lost = lost or not stretch.gap.pending
+                if stretch.gap.pending:
+                    ties.add(_bounds(stretch.gap))
             low = self._timeline.convert(begin, stretch.floor.term)
             high = self._timeline.convert(gap.before, stretch.floor.term)
-            if started and self._ends_before(gap, stretch):
-                break
-            if low is None and not started:
-                continue
-            if low is None or low < stretch.floor:
-                if not started:
-                    lost = True
-                elif stretch.gap is not None and stretch.gap.pending:
-                    ties.add(_bounds(stretch.gap))
-                elif stretch.gap is not None:
-                    lost = True
-            started = True
             key = self._key(stretch)
             first = 0 if low is None else bisect_right(stretch.events, low, key=key)
             last = len(stretch.events) if high is None else bisect_left(stretch.events, high, key=key)
             events += stretch.events[first:last]
         for through in gap.through:
             events = [event for event in events if not self._is_through(event, through)]
-        rest: Literal["filled", "pending", "lost"] = "lost" if lost or not started else "pending" if ties else "filled"
-        return Inside(events, rest, frozenset(ties))
+        return Inside(events, "lost" if lost else "pending" if ties else "filled", frozenset(ties))
+
+    def _place(self, position: Position) -> int | None:
+        """The newest stretch that is known to hold what follows the position."""
+        for index in range(len(self._stretches) - 1, -1, -1):
+            floor = self._stretches[index].floor
+            at = self._timeline.convert(position, floor.term)
+            if at is not None and at >= floor:
+                return index
+        return None
+
+    def _first_related(self, position: Position) -> int | None:
+        for index, stretch in enumerate(self._stretches):
+            if self._timeline.convert(position, stretch.floor.term) is not None:
+                return index
+        return None
+
+    def _span(self, gap: OpenGap) -> tuple[int, int] | None:
+        """The first and the last stretch that what is missing in the gap may lie in; None where that is not known."""
+        first, last = self._place(gap.begin(self._timeline)), self._place(gap.before.plus(-1))
+        if first is None or last is None:
+            return None
+        behind = self._stretches[last + 1].gap if last + 1 < len(self._stretches) else None
+        if behind is not None and behind.after is not None:
+            end = self._timeline.convert(gap.before, behind.after.term)
+            if end is None or end > behind.after.plus(1):
+                return None  # it reaches into a gap whose other side it is not related to
+        return first, last
 
     def _is_through(self, event: Event, position: Position) -> bool:
         """Whether an event is known to be no newer than the position."""
@@ -188,12 +213,6 @@ class History:
         if gap.after is not None and after is not None and after > gap.after:
             return Gap(sent, gap.before, gap.reason, gap.pending)
         return gap
-
-    def _ends_before(self, gap: OpenGap, stretch: Stretch) -> bool:
-        """Whether an open gap ends before the gap in front of this stretch begins."""
-        front = stretch.gap.after if stretch.gap is not None and stretch.gap.after is not None else stretch.floor
-        end = self._timeline.convert(gap.before, front.term)
-        return end is not None and end <= front.plus(1)
 
     def _key(self, stretch: Stretch) -> "_Key":
         return _Key(self._timeline, stretch.floor.term)

@@ -68,7 +68,7 @@ class Resumption:
     @property
     def ready(self) -> bool:
         """Whether this process is live, has come as far, and can place all that the cursor says."""
-        return self._placed and all(self._hub.history.knows(gap.begin(self._hub.timeline)) for gap in self._cursor_gaps)
+        return self._placed and all(self._hub.history.places(gap) for gap in self._cursor_gaps)
 
     @property
     def _placed(self) -> bool:

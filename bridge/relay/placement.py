@@ -68,7 +68,7 @@ def _begin(tape: Tape, timeline: Timeline, numbering: Position | None) -> Placem
             first = timeline.convert(segment.first, numbering.term)
             if first is None:
                 continue
-            skip = max(0, 1 - first.seq)  # a stream's ids begin at seq 0, and the log may have begun after this segment
+            skip = max(0, -first.seq)  # a stream's ids begin at seq 0, and the log may have begun after this segment
             if segment.start + skip < segment.end:
                 return Append(segment.start + skip, first.plus(skip))
     for segment in tape.segments:

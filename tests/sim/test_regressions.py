@@ -69,6 +69,10 @@ RUNS = {
         '[0.1,"big_burst",0,0.05,0],[0.0,"redis_restart",0,0.05,0],[1.0,"session_cut",0,0.05,0],[0.5,"kill",1,0.05,0],'
         '[0.5,"end",1,0.3,0],[0.0,"postgres_stall",0,1.5,0]],true,1000,false]'
     ),
+    "a position was looked for in a session that it is not related to": (
+        '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
+        '[0.5,"redis_restart",0,2.5,0],[0.1,"big_burst",0,0.05,0],[0.0,"session_cut",1,0.05,0]],true,1000,false]'
+    ),
     "a packet in memory overtook another one": (
         '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
         '[0.0,"big_burst",0,0.05,0],[0.01,"big_burst",0,0.05,0],[0.0,"block_postgres",1,0.8,0],'
@@ -87,6 +91,9 @@ NO_FINAL_GAP = {
 }
 
 NO_GAP_AT_ALL = {
+    "a tape of nothing but its marker did not begin an emptied log": (
+        '[0,[["both",0],["both",0]],[[0.01,"redis_restart",0,0.05,0]],true,1000,false]'
+    ),
     "an empty timeline of the relay was not shared with its process": (
         '[282,[["both",0],["both",0]],[[0.5,"wire_cut",0,5.0,10]],true,1000,true]'
     ),

@@ -75,7 +75,7 @@ P = Position
             id="no gap where the sessions are known to join",
         ),
         pytest.param(
-            tape_of((5, 0, 9)), related(), None, P(5, 6), Append(1, P(5, 1)), id="emptied: the same numbers again"
+            tape_of((5, 0, 9)), related(), None, P(5, 6), Append(0, P(5, 0)), id="emptied: the same numbers again"
         ),
         pytest.param(
             tape_of((5, 0, 9)),
@@ -90,7 +90,7 @@ P = Position
             related((P(5, 4), P(7, 0))),
             None,
             P(7, 2),
-            Append(5, P(7, 1)),
+            Append(4, P(7, 0)),
             id="emptied: what lies before the numbering began stays out",
         ),
         pytest.param(tape_of((5, 0, 9)), related(), None, P(7, 2), Remark(), id="emptied, not related, lower term"),
