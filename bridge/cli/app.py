@@ -98,16 +98,14 @@ def tail(
     only: Annotated[list[str] | None, typer.Argument(metavar="[CHANNEL]...", show_default=False)] = None,
     url: Annotated[str | None, typer.Option(help="Where the bridge is; found by itself if embedded.")] = None,
     where: Annotated[list[str] | None, typer.Option(metavar="FIELD=VALUE", help="Only such payloads.")] = None,
-    after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Not supported by this version.")] = None,
+    after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on after this cursor or id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One message a line, as received.")] = False,
     flags: Flags,
 ) -> None:
     """Follow a running bridge in the terminal."""
     from bridge.cli.tail import run_tail
 
-    if after is not None:
-        raise SettingsError("--after is not supported by this version")
-    run_tail(flags, url=url, channels=only or [], where=where or [], as_json=as_json)
+    run_tail(flags, url=url, channels=only or [], where=where or [], after=after, as_json=as_json)
 
 
 @app.command()

@@ -1,12 +1,14 @@
-"""`tail`: follow a running bridge, print what it sends, connect again when it is lost."""
+"""`tail`: follow a running bridge, print what it sends, connect again when it is lost, and go on where it was."""
 
 import os
 import random
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, unquote_plus, urlencode, urlsplit
 
+import msgspec
 import outcome
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection, wrap_client_stream
@@ -28,17 +30,37 @@ PONG_SECONDS = 10.0
 HEALTHY_SECONDS = 5.0
 """A connection that lasted so long makes the next delay short again."""
 LONGEST_MESSAGE_BYTES = 2**24
+LONGEST_RETRY_SECONDS = 60
+"""A bridge that sends clients away says when they may come back, and is believed up to this."""
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what others bind to, replaced here
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 Print = Callable[[str], None]
 
+_RETRY = re.compile(r"retry=([0-9]{1,9})")
 
-def run_tail(flags: Flags, *, url: str | None, channels: Sequence[str], where: Sequence[str], as_json: bool) -> None:
+
+class _Marks(msgspec.Struct):
+    """What a message says of where its client stands."""
+
+    type: str = ""
+    id: str | None = None
+    cursor: str | None = None
+    position: str | None = None
+
+
+_marks = msgspec.json.Decoder(_Marks)
+
+
+def run_tail(
+    flags: Flags, *, url: str | None, channels: Sequence[str], where: Sequence[str], after: str | None, as_json: bool
+) -> None:
     """Print events until SIGINT, SIGTERM, a refusal by the bridge (BridgeError) or the end of whoever reads."""
     settings = load(flags)
     target = websocket_url(url or _default_url(settings), channels, where)
+    if after is not None:
+        target = resumed(target, after)
     try:
         run_trio(partial(_follow, target, printer(as_json=as_json), Backoff(settings.retry_seconds)))
     except* BrokenPipeError:
@@ -58,6 +80,33 @@ def websocket_url(url: str, channels: Sequence[str], where: Sequence[str]) -> st
     query = "&".join(filter(None, [parts.query, added]))
     path = parts.path if parts.path.strip("/") else "/ws"
     return parts._replace(scheme=_SCHEMES[parts.scheme], path=path, query=query, fragment="").geturl()
+
+
+def resumed(url: str, cursor: str) -> str:
+    """The URL that goes on after this cursor."""
+    parts = urlsplit(url)
+    kept = [pair for pair in parts.query.split("&") if pair and not _is_parameter(pair, "after")]
+    return parts._replace(query="&".join([*kept, f"after={quote(cursor, safe='')}"])).geturl()
+
+
+def cursor_after(message: str) -> str | None:
+    """The cursor that goes on after this message; None where it says nothing of that."""
+    try:
+        marks = _marks.decode(message)
+    except (ValueError, RecursionError):
+        return None
+    return marks.cursor or (marks.id if marks.type == "notification" else marks.position)
+
+
+def _shown(url: str) -> str:
+    """The URL without what it is no use to see, or not for everybody's eyes."""
+    parts = urlsplit(url)
+    kept = [pair for pair in parts.query.split("&") if not _is_parameter(pair, "after", "token")]
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(kept)).geturl()
+
+
+def _is_parameter(pair: str, *names: str) -> bool:
+    return unquote_plus(pair.partition("=")[0]) in names
 
 
 def _split(url: str) -> SplitResult:
@@ -81,19 +130,28 @@ def _default_url(settings: Settings) -> str:
 
 
 async def _follow(url: str, show: Print, backoff: Backoff) -> None:
+    def show_and_go_on(message: str) -> None:
+        nonlocal url
+        show(message)
+        cursor = cursor_after(message)
+        if cursor:
+            url = resumed(url, cursor)
+
     while True:
         began = trio.current_time()
+        retry_seconds: float | None = None
         try:
-            await _session(urlsplit(url), show)
+            await _session(urlsplit(url), show_and_go_on)
         except ConnectionRejected as error:
             said = f"HTTP {error.status_code}: {message_of(error.body)}"
-            if 400 <= error.status_code < 500:
+            if 400 <= error.status_code < 500 and error.status_code != 429:
                 refusal = SettingsError if error.status_code in (400, 404) else BridgeError
                 raise refusal(f"The bridge refused with {said}") from None
             problem = said
         except ConnectionClosed as error:
             reason = error.reason
             problem = f"closed with {reason.code} {reason.reason or reason.name}" if reason else "closed"
+            retry_seconds = _hint(reason.reason or "") if reason else None
         except trio.TooSlowError:
             problem = "no answer in time"
         except BrokenPipeError:
@@ -102,9 +160,15 @@ async def _follow(url: str, show: Print, backoff: Backoff) -> None:
             problem = _reason(error)
         if trio.current_time() - began > HEALTHY_SECONDS:
             backoff.reset()
-        delay_seconds = backoff.next(random.random())
-        _say(f"Lost {url}: {problem}. Trying again in {delay_seconds:.1f} s")
+        delay_seconds = backoff.next(random.random()) if retry_seconds is None else retry_seconds
+        _say(f"Lost {_shown(url)}: {problem}. Trying again in {delay_seconds:.1f} s")
         await trio.sleep(delay_seconds)
+
+
+def _hint(reason: str) -> float | None:
+    """When to come back, where the bridge says so."""
+    match = _RETRY.fullmatch(reason)
+    return min(float(match[1]), LONGEST_RETRY_SECONDS) if match else None
 
 
 async def _session(url: SplitResult, show: Print) -> None:
@@ -140,7 +204,7 @@ async def _converse(nursery: trio.Nursery, stream: Stream, url: SplitResult, sho
         connection = await wrap_client_stream(
             nursery, stream, url.netloc.rpartition("@")[2], resource, max_message_size=LONGEST_MESSAGE_BYTES
         )
-    _say(f"Connected to {url.geturl()}")
+    _say(f"Connected to {_shown(url.geturl())}")
     try:
         await _receive(connection, show)
     finally:
@@ -161,8 +225,10 @@ async def _receive(connection: WebSocketConnection, show: Print) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The error's text, and of the attempts it was made from the first."""
+    """The error's text, or that of its cause (TLS), and of the attempts it was made from the first."""
     cause = error.__cause__
+    if cause is not None and not str(error):
+        return error_text(cause)
     attempts = f": {error_text(cause.exceptions[0])}" if isinstance(cause, BaseExceptionGroup) else ""
     return error_text(error) + attempts
 

@@ -51,7 +51,6 @@ def test_version_and_help(tmp_path: Path) -> None:
         (["serve", "--use-redis-notifier=maybe"], "--use-redis-notifier: 'maybe'"),
         (["serve", "--auth", "jwt"], "--auth=jwt needs a key"),
         (["doctor"], "doctor is not supported by this version"),
-        (["tail", "--after", "1-1"], "--after is not supported by this version"),
         (["tail", "--where", "match_id"], "--where: 'match_id'"),
         (["tail", "--url", "localhost:8000"], "--url: 'localhost:8000'"),
         (["notify"], "CHANNEL"),
@@ -162,6 +161,7 @@ class FakeBridge:
         self.paths: list[str] = []
         self.close = trio.Event()
         self.refuse: int | None = None
+        self.messages = [SUBSCRIBED, EVENT]
 
     async def handle(self, request: WebSocketRequest) -> None:
         self.paths.append(request.path)
@@ -171,8 +171,8 @@ class FakeBridge:
             )
             return
         connection = await request.accept()
-        await connection.send_message(SUBSCRIBED)
-        await connection.send_message(EVENT)
+        for message in self.messages:
+            await connection.send_message(message)
         await self.close.wait()
         self.close = trio.Event()
         await connection.aclose(1001, "retry=1")
@@ -251,8 +251,8 @@ async def test_tail_passes_json_on_verbatim_and_connects_again(tmp_path: Path) -
             assert [await tail.stdout.next(), await tail.stdout.next()] == [SUBSCRIBED, EVENT]
             bridge.close.set()
             lost = await tail.stderr.next()
-            assert re.search(r"closed with 1001 retry=1\. Trying again in 0\.\d s$", lost)
-        assert bridge.paths == ["/ws", "/ws"]
+            assert re.search(r"closed with 1001 retry=1\. Trying again in 1\.0 s$", lost)
+        assert bridge.paths == ["/ws", "/ws?after=5-1"]
         assert await tail.end(signal.SIGINT) == 0
 
 
@@ -264,6 +264,24 @@ async def test_tail_asks_for_what_it_is_told(tmp_path: Path) -> None:
         await tail.stdout.next()
         assert bridge.paths == ["/ws?channel=a+b&channel=c&where.match_id=7&where.x=%3D%26"]
         assert await tail.end(signal.SIGTERM) == 0
+
+
+async def test_tail_goes_on_after_the_last_message_that_says_where_it_is(tmp_path: Path) -> None:
+    async with fake_bridge() as bridge:
+        url = f"http://127.0.0.1:{bridge.port}/ws/a?token=very-secret&after=1-1"
+        bridge.messages = ['{"type":"subscribed","position":"7-1"}', EVENT, '{"type":"error","code":"forbidden"}']
+        async with tailing(tmp_path, "--json", "--url", url, "--after", "7-0~7-1_8-0") as tail:
+            said = []
+            for cursor in ("5-1~5-0_6-0", "6-9"):
+                said.append(await tail.stderr.next())
+                assert [await tail.stdout.next() for _ in bridge.messages] == bridge.messages
+                bridge.messages = [f'{{"type":"position","cursor":"{cursor}"}}', "null"]
+                bridge.close.set()
+                said.append(await tail.stderr.next())
+            said.append(await tail.stderr.next())
+        assert not any("secret" in line for line in said)
+        afters = ["7-0~7-1_8-0", "5-1", "5-1~5-0_6-0"]
+        assert bridge.paths == [f"/ws/a?token=very-secret&after={after}" for after in afters]
 
 
 async def test_tail_keeps_the_path_and_prints_lines_for_people(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ async def test_a_client_that_goes_is_noticed() -> None:
         await server.wait_for_clients(3)
         await streams[0].client.close()
         await server.wait_for_clients(2)
-        await streams[1].client.stream.send_eof()  # type: ignore[union-attr]
+        await streams[1].client.stream.send_eof()
         await server.wait_for_clients(1)
         server.hub.deliver([happening(1)])
         assert numbers(await streams[2].blocks(2)) == [1]
