@@ -52,6 +52,7 @@ class History:
         self._entries = entries
         self._count = 0
         self._stretches: list[Stretch] = []
+        self._pending: set[Bounds] = set()
 
     def __len__(self) -> int:
         return self._count
@@ -90,10 +91,13 @@ class History:
 
     def add_gap(self, gap: Gap) -> None:
         """A gap that opens behind the newest event, or the final one for a pending gap."""
-        for stretch in self._stretches:
-            if stretch.gap is not None and _bounds(stretch.gap) == _bounds(gap):
-                stretch.gap = gap
-                return
+        bounds = _bounds(gap)
+        if bounds in self._pending:
+            self._pending.discard(bounds)
+            self._settle(bounds, gap)
+            return
+        if gap.pending:
+            self._pending.add(bounds)
         if gap.before is None:
             self._stretches.clear()
             self._count = 0
@@ -105,9 +109,8 @@ class History:
 
     def fill(self, filled: Filled) -> None:
         """A pending gap has been filled."""
-        for stretch in self._stretches:
-            if stretch.gap is not None and stretch.gap.pending and _bounds(stretch.gap) == _bounds(filled):
-                stretch.gap = Gap(filled.after, filled.before, "failover") if stretch.spoilt else None
+        self._pending.discard(_bounds(filled))
+        self._settle(_bounds(filled), None)
 
     def knows(self, position: Position) -> bool:
         """Whether it can be told what a client that has everything through `position` lacks."""
@@ -193,6 +196,12 @@ class History:
             if end is None or end > behind.after.plus(1):
                 return None  # it reaches into a gap whose other side it is not related to
         return first, last
+
+    def _settle(self, bounds: Bounds, end: Gap | None) -> None:
+        """A pending gap ends, unless it has been trimmed away."""
+        for stretch in self._stretches:
+            if stretch.gap is not None and _bounds(stretch.gap) == bounds:
+                stretch.gap = Gap(*bounds, "failover") if end is None and stretch.spoilt else end
 
     def _is_through(self, event: Event, position: Position) -> bool:
         """Whether an event is known to be no newer than the position."""

@@ -73,6 +73,11 @@ RUNS = {
         '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
         '[0.5,"redis_restart",0,2.5,0],[0.1,"big_burst",0,0.05,0],[0.0,"session_cut",1,0.05,0]],true,1000,false]'
     ),
+    "the end of a gap that had left the history was taken for a new gap": (
+        '[55,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
+        '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
+        '[0.1,"big_burst",0,0.05,0],[0.0,"redis_loading",0,5.0,0]],true,20,false]'
+    ),
     "a packet in memory overtook another one": (
         '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
         '[0.0,"big_burst",0,0.05,0],[0.01,"big_burst",0,0.05,0],[0.0,"block_postgres",1,0.8,0],'
