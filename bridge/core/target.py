@@ -4,6 +4,7 @@
 same under ``/sse``. What a token allows of it is decided in `bridge.core.grants`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote
@@ -39,8 +40,8 @@ class Target:
     """Unread; not to be shown to anyone."""
 
 
-def parse_target(target: str, known: frozenset[str]) -> Target:
-    """Read a request target. `known` are the configured channels.
+def parse_target(target: str, known: frozenset[str] | None = None) -> Target:
+    """Read a request target. `known` are the configured channels; without them, `check_channels` is left to the caller.
 
     An `after` or `token` that is empty counts as left out, as pages write it who have none yet. Raises BadTarget: 404
     for a path, 400 for anything else. Its text never holds the value of `after` or `token`.
@@ -68,10 +69,16 @@ def parse_target(target: str, known: frozenset[str]) -> Target:
             raise BadTarget(400, f"unknown parameter {_shown(name)}; there are channel, where.FIELD, after and token")
     if len(where) > MAX_FIELDS:
         raise BadTarget(400, f"more than {MAX_FIELDS} fields are compared")
-    if unknown := sorted(channels - known):
-        raise BadTarget(400, f"unknown channel {_shown(unknown[0])}; there are {', '.join(sorted(known))}")
+    if known is not None:
+        check_channels(channels, known)
     after, token = (single.get(name) or None for name in ("after", "token"))
     return Target(protocol, frozenset(channels), tuple(sorted(where.items())), after, token)
+
+
+def check_channels(channels: Iterable[str], known: frozenset[str]) -> None:
+    """Raises BadTarget (400) where a channel is not one of the known ones, which are named then."""
+    if unknown := sorted(set(channels) - known):
+        raise BadTarget(400, f"unknown channel {_shown(unknown[0])}; there are {', '.join(sorted(known))}")
 
 
 def _read_path(path: list[str]) -> tuple[Protocol, set[str], dict[str, str]]:

@@ -1,8 +1,8 @@
 """A client's request, judged before anything is promised: it gets what it asks for, or is told why not.
 
-In this order, so that nobody learns more than they may: the path (404), the method (405), whether it is a handshake and
-a good one (426, 400), the parameters (400), the token (401), what the token allows (403). Origin and Host come before
-all of it (`bridge.server.guard`), and whether there is a place is asked last.
+In this order, so that nobody learns more than they may: the URL (404, 400), the method (405), whether it is a handshake
+and a good one (426, 400), the token (401), whether the channels exist (400), whether the token allows them (403).
+Origin and Host come before all of it (`bridge.server.guard`), and whether there is a place is asked last.
 """
 
 import binascii
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.core.grants import BadToken, Forbidden, Grant
-from bridge.core.target import BadTarget, Target, parse_target
+from bridge.core.target import BadTarget, Target, check_channels, parse_target
 from bridge.core.topics import Subscription
 from bridge.server.http import Header, Request, Response, refuse
 
@@ -61,7 +61,7 @@ def judge(request: Request, known: frozenset[str], authenticate: Authenticate) -
     """What a request for such a path may have, an `Upgrade` under ``/ws``; or the answer that refuses it."""
     websocket = targets_websockets(request.path)
     try:
-        target = parse_target(request.target, known)
+        target = parse_target(request.target)
     except BadTarget as error:
         return refuse(error.status, str(error))
     if request.method != "GET":
@@ -71,9 +71,12 @@ def judge(request: Request, known: frozenset[str], authenticate: Authenticate) -
         return refused
     try:
         grant = authenticate(request, target)
+        check_channels(target.channels, known)
         subscription = grant.subscription(target.channels, target.where, known)
     except BadToken as error:
         return refuse(error.status, str(error), *([_CHALLENGE] if error.status == 401 else []))
+    except BadTarget as error:
+        return refuse(error.status, str(error))
     except Forbidden as error:
         return refuse(403, str(error))
     if not websocket:

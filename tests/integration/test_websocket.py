@@ -36,7 +36,7 @@ async def kinds(client: RawClient, count: int) -> list[Any]:
     [
         ("GET /wsx", 404, "nothing"),
         ("GET /ws/a/b", 404, "nothing"),
-        ("GET /ws?channel=nope", 400, "unknown channel 'nope'"),
+        ("GET /ws?channel=nope", 426, "WebSocket"),
         ("GET /ws?chanel=a", 400, "unknown parameter"),
         ("GET /ws?after=1-1", 426, "WebSocket"),
         ("GET /ws", 426, "WebSocket"),
