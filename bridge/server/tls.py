@@ -71,10 +71,17 @@ async def serve_tls(raw: socket.socket, context: ssl.SSLContext, handle: Handle)
     """
     transport = trio.SocketStream(trio.socket.from_stdlib_socket(raw))
     stream = trio.SSLStream(transport, context, server_side=True)
-    with trio.fail_after(HANDSHAKE_SECONDS):
-        await stream.do_handshake()
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PEER_SECONDS * 1000))
+    try:
+        with trio.fail_after(HANDSHAKE_SECONDS):
+            await stream.do_handshake()
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PEER_SECONDS * 1000))
+        await _serve(raw, stream, handle)
+    finally:
+        vars(stream).clear()  # it refers to itself: OpenSSL's buffers would be kept until somebody looks for garbage
+
+
+async def _serve(raw: socket.socket, stream: Stream, handle: Handle) -> None:
     inner, far = socket.socketpair()
     with inner, far:
         for end in (inner, far):
