@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,3 +12,22 @@ def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """No client may leave more than an INFO line, and never a stack trace."""
     yield
     assert [record for record in caplog.records if record.levelno > logging.INFO or record.exc_info] == []
+
+
+@contextmanager
+def only_debug_lines() -> Iterator[None]:
+    """Whatever is logged within is no more than one line each, at debug level."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    root, bridge = logging.getLogger(), logging.getLogger("bridge")
+    level = bridge.level
+    root.addHandler(handler)
+    bridge.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        bridge.setLevel(level)
+        root.removeHandler(handler)
+    loud = [r for r in records if r.levelno > logging.DEBUG or r.exc_info or len(r.getMessage().splitlines()) > 1]
+    assert [record.getMessage() for record in loud] == []
