@@ -14,12 +14,21 @@ def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [record for record in caplog.records if record.levelno > logging.INFO or record.exc_info] == []
 
 
+class Collector(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 @contextmanager
 def only_debug_lines() -> Iterator[None]:
     """Whatever is logged within is no more than one line each, at debug level."""
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler = Collector()
     root, bridge = logging.getLogger(), logging.getLogger("bridge")
     level = bridge.level
     root.addHandler(handler)
@@ -29,5 +38,7 @@ def only_debug_lines() -> Iterator[None]:
     finally:
         bridge.setLevel(level)
         root.removeHandler(handler)
-    loud = [r for r in records if r.levelno > logging.DEBUG or r.exc_info or len(r.getMessage().splitlines()) > 1]
+    loud = [
+        r for r in handler.records if r.levelno > logging.DEBUG or r.exc_info or len(r.getMessage().splitlines()) > 1
+    ]
     assert [record.getMessage() for record in loud] == []
