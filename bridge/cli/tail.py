@@ -194,7 +194,9 @@ async def _session(url: SplitResult, show: Print) -> None:
 async def _open_stream(url: SplitResult) -> Stream:
     host = str(url.hostname)
     if url.scheme == "wss":
-        return await trio.open_ssl_over_tcp_stream(host, url.port or 443)
+        stream = await trio.open_ssl_over_tcp_stream(host, url.port or 443)
+        await stream.do_handshake()  # later its errors could not be told from those of the WebSocket
+        return stream
     return await trio.open_tcp_stream(host, url.port or 80)
 
 

@@ -53,6 +53,7 @@ class LogSource:
         self._beaten = False
         self._unrelated_since = math.inf
         self._beat_at: float | None = None
+        self._terms_count = 0
 
     @property
     def view(self) -> LogView:
@@ -102,6 +103,8 @@ class LogSource:
                 if (self._joined or self._joining_to) and beat.tail is not None and beat.tail != self.tail:
                     await self._catch_up(log)
         if beaten:
+            if await log.terms_count() != self._terms_count:
+                await self._learn_terms(log)
             self._beaten = True
             self._beat_at = anyio.current_time()
             self._beat_deadline = anyio.current_time() + self._heartbeat_timeout_seconds
@@ -179,7 +182,9 @@ class LogSource:
 
     async def _learn_terms(self, log: Log) -> None:
         """The relations beside the log: its markers may have been trimmed, or lie before where this source began."""
-        for term, heard_at in await log.terms():
+        relations = await log.terms()
+        self._terms_count = len(relations)
+        for term, heard_at in relations:
             learn(self._delivery.timeline, Position(term, 0), heard_at)
 
     async def _start_at(self, log: Log, end: Position) -> None:

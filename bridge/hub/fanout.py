@@ -66,7 +66,8 @@ class Hub:
         self.newest = newest
         self._metrics = metrics
         self._pending: set[Bounds] = set()
-        self._waiting: dict[tuple[Client, str | None], Wish] = {}
+        self._waiting: dict[Client, None] = {}
+        """Clients whose next subscription begins when the hub is live."""
         self._ticks = 0
         buffers.on_recovered = self._recovered
 
@@ -90,8 +91,8 @@ class Hub:
             self.position = position
             self.history.begin(position)
         waiting, self._waiting = self._waiting, {}
-        for (client, name), wish in waiting.items():
-            self._begin(client, name, wish)
+        for client in waiting:
+            self._begin_next(client)
         self._bury()
 
     def set_waiting(self) -> None:
@@ -107,21 +108,19 @@ class Hub:
         member = self.members.get(client)
         if name in member.heard:
             self.members.drop(client, name)
-        wish = member.awaited[name] = Wish(subscription, after)
-        if self.live:
-            self._begin(client, name, wish)
-        else:
-            self._waiting[client, name] = wish
+        member.awaited[name] = Wish(subscription, after)
+        self._begin_next(client)
         self._bury()
 
     def unsubscribe(self, client: Client, name: str | None) -> bool:
         """End the subscription of that name; False where there is none."""
         member = self.members.get(client)
         awaited = member.awaited.pop(name, None)
-        self._waiting.pop((client, name), None)
         if name in member.heard:
             self.members.drop(client, name)
             return True
+        if awaited is not None:
+            self._begin_next(client)
         return awaited is not None
 
     def subscription_names(self, client: Client) -> set[str | None]:
@@ -143,11 +142,7 @@ class Hub:
 
     def remove(self, client: Client) -> None:
         """Forget a client; harmless if it is not there (any more)."""
-        member = self.members.find(client)
-        if member is not None:
-            for name in member.awaited:
-                self._waiting.pop((client, name), None)
-            member.awaited.clear()
+        self._waiting.pop(client, None)
         self.members.remove(client)
 
     def deliver(self, items: Sequence[Item]) -> None:
@@ -210,9 +205,12 @@ class Hub:
 
     def join(self, client: Client, name: str | None, lacks: tuple[Lack, ...], since: Position | None) -> None:
         """What was awaited is in force: the client hears what is delivered from now on, and lacks this."""
-        wish = self.members.get(client).awaited.pop(name)
+        member = self.members.get(client)
+        wish = member.awaited.pop(name)
         self.members.put(client, name, wish, since)
         self.members.lack(client, (*self.members.lacking.get(client, ()), *lacks))
+        if member.awaited:
+            client.run(partial(self._begin_after, client))
 
     def greet(self, client: Client, name: str | None, wish: Wish, cursor: Cursor | None) -> None:
         """Say `subscribed`: from this cursor on nothing is missed."""
@@ -223,9 +221,21 @@ class Hub:
         """The gap that ends there, if it may still be filled."""
         return frozenset(bounds for bounds in self._pending if bounds[1] == before)
 
-    def _begin(self, client: Client, name: str | None, wish: Wish) -> None:
-        if client.state is not State.OPEN:
+    async def _begin_after(self, client: Client) -> None:
+        """As a task of the client: each may begin the next one."""
+        self._begin_next(client)
+
+    def _begin_next(self, client: Client) -> None:
+        """Begin the next subscription of a client, unless it has begun."""
+        member = self.members.find(client)
+        upcoming = member.next_wish if member is not None and client.state is State.OPEN else None
+        if upcoming is None or upcoming[1].begun:
             return
+        if not self.live:
+            self._waiting[client] = None
+            return
+        name, wish = upcoming
+        wish.begun = True
         if wish.asked is not None:
             resume(self, client, name, wish)
             return

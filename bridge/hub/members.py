@@ -22,6 +22,8 @@ class Wish:
     """The cursor as the client wrote it; None where it gave none."""
     cursor: Cursor | None = None
     """How far it has come."""
+    begun: bool = False
+    """Whether its turn has come: those of one client begin one after the other, or its cursor would say too much."""
 
 
 class Heard(NamedTuple):
@@ -58,6 +60,11 @@ class Member:
     group: Group | None = None
     since: Position | None = None
     """Where the oldest of its subscriptions began."""
+
+    @property
+    def next_wish(self) -> tuple[str | None, Wish] | None:
+        """The subscription that was asked for first, of those that are not in force yet."""
+        return next(iter(self.awaited.items()), None)
 
 
 class Members:

@@ -60,6 +60,8 @@ class Resumption:
         self._wish = wish
         self._cursor = cursor
         self._begun = False
+        self._is_live = False
+        """Whether the client went live first, and what it lacks comes late."""
         self._since: Position | None = None
         self._replaying: list[tuple[Lack, bool]] = []
         """For a client that hears something already: what comes late, and whether it was announced as a gap."""
@@ -159,7 +161,7 @@ class Resumption:
 
     def _go_on(self) -> bool:
         cursor = self._wish.cursor
-        return self._fill() if self._replaying or cursor is None else self._catch_up(cursor)
+        return self._fill() if self._is_live or cursor is None else self._catch_up(cursor)
 
     def _catch_up(self, cursor: Cursor) -> bool:
         """One round of the replay in order; True if the client is live after it."""
@@ -221,6 +223,7 @@ class Resumption:
     def _go_live_first(self, cursor: Cursor) -> None:
         """The client hears other subscriptions already: this one joins them, and what it lacks comes late."""
         hub, digest = self._hub, sub_digest(self._name)
+        self._is_live = True
         announced = [Lack(replace(gap, sub=digest), set(), replaying=True) for gap in cursor.open_gaps]
         self._replaying = [(lack, True) for lack in announced]
         here = hub.position

@@ -186,6 +186,10 @@ class RedisLog:
                 self._warn(self.live_channel)
         return entries
 
+    async def terms_count(self) -> int:
+        """How many relations are kept beside the log."""
+        return int(await self._link.execute("HLEN", self._terms_key))
+
     async def terms(self) -> list[tuple[int, Position]]:
         """The relations kept beside the log: each term, and the position at which its marker was heard (seq may be
         negative)."""
@@ -253,7 +257,7 @@ class RedisLog:
         self._sha = await self._link.execute("SCRIPT", "LOAD", self._script)
 
     async def _forget_old_terms(self) -> None:
-        if await self._link.execute("HLEN", self._terms_key) <= NEWEST_TERMS:
+        if await self.terms_count() <= NEWEST_TERMS:
             return
         names = await self._link.execute("HKEYS", self._terms_key)
         oldest = sorted(names, key=lambda name: (len(name), name))[:-NEWEST_TERMS]

@@ -82,6 +82,9 @@ class Publisher:
         self._next_beat = 0.0
         self._beating = False
         self._incarnation: str | None = None
+        self._shared: set[int] = set()
+        """Terms whose relation was written into the log's `:terms`."""
+        self._shared_version = -1
 
     async def run(self) -> None:
         """Never returns. Cancelling tells the others that this relay is gone, where that is possible at once."""
@@ -200,8 +203,16 @@ class Publisher:
                 if self._timeline.relate(Position(term, 0), heard_at) is Relation.CONTRADICTION:
                     telemetry.log.warning("Ignored a relation in the log that contradicts an earlier one: %d", term)
         if self._state.nonce != self._incarnation and self._state.nonce is not None:
-            await log.save_terms(list(self._timeline.relations()))
+            self._shared.clear()
+            await self._share(log)
             self._incarnation = self._state.nonce
+
+    async def _share(self, log: Log) -> None:
+        """Write the relations that are new here: workers need them for positions that other workers gave."""
+        self._shared_version = self._timeline.version
+        relations = list(self._timeline.relations())
+        await log.save_terms([pair for pair in relations if pair[0].term not in self._shared])
+        self._shared = {one.term for one, _ in relations}
 
     def _saw(self, state: LogState) -> None:
         self._state = state
@@ -239,6 +250,9 @@ class Publisher:
     async def _beat(self, log: Log) -> None:
         """Say that this listener hears and appends. Only to be called when the log was just seen to work."""
         self._next_beat = anyio.current_time() + BEAT_SECONDS
+        if self._timeline.version != self._shared_version:
+            with suppress(LogRefused):  # what is appended tells whether the log takes anything
+                await self._share(log)
         if self._listener.proven:
             self._beating = True
             await log.beat(self._state.tail, self._nonce, self._heartbeat_timeout_seconds)

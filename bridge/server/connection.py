@@ -73,6 +73,7 @@ class Door:
         if visitor is None:
             self._turn_away(raw, host)
         else:
+            visitor.client = peer
             nursery.start_soon(self._handle, raw, peer, visitor)
 
     def _turn_away(self, raw: socket.socket, host: str) -> None:
@@ -94,7 +95,7 @@ class Door:
                 else:
                     await serve_tls(raw, self._tls.context, converse)
             except* _PEERS_FAULT as group:
-                log.debug("A connection of %s failed: %s", peer, _text(group))
+                log.debug("A connection of %s failed: %s", visitor.client, _text(group))
             except* Exception as group:
                 log.error("A connection failed, which should not happen", exc_info=group)
             finally:
@@ -118,7 +119,8 @@ class Door:
         """Answer requests until one makes a client of the visitor: its address and how to serve it. None at the end."""
         http = HttpConnection(raw)
         while (request := await http.next_request()) is not None:
-            client = self._limited(client_address(peer, request, self._trusted))
+            visitor.client = address = client_address(peer, request, self._trusted)
+            client = self._limited(address)
             asked = self._judge(request, client)
             if self._clients is not None and isinstance(asked, Upgrade):
                 return client, partial(run_websocket, raw, asked, http.trailing, self._clients)

@@ -35,9 +35,11 @@ OWN_DESCRIPTORS = 128
 class Visitor:
     """One connection in the lobby."""
 
-    __slots__ = ("raw", "since", "site")
+    __slots__ = ("client", "raw", "since", "site")
 
     def __init__(self, raw: socket.socket, site: str | None, since: float) -> None:
+        self.client: object = None
+        """Who asked last: its address, for the log."""
         self.raw = raw
         self.site = site
         self.since = since

@@ -56,14 +56,6 @@ def client_address(peer: Address | None, request: Request, trusted: Sequence[Net
     return peer
 
 
-def forwarded_secure(peer: Address | None, request: Request, trusted: Sequence[Network]) -> bool | None:
-    """Whether a trusted proxy says that the client came by TLS; None where nobody says so who may."""
-    if not trusted or not is_trusted(peer, trusted):
-        return None
-    said = request.tokens(b"x-forwarded-proto")
-    return said[-1].lower() in ("https", "wss") if said else None
-
-
 def site(address: Address) -> str:
     """What counts as one address where places are limited: an IPv4 address, or an IPv6 network of 64 bits."""
     if isinstance(address, IPv6Address):

@@ -78,6 +78,10 @@ RUNS = {
         '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
         '[0.1,"big_burst",0,0.05,0],[0.0,"redis_loading",0,5.0,0]],true,20,false]'
     ),
+    "a packet that waited overtook a slow one": (
+        '[3,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.1,"slow_postgres",0,0.05,40],'
+        '[0.1,"block_postgres",0,0.3,0]],true,1000,false]'
+    ),
     "a packet in memory overtook another one": (
         '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
         '[0.0,"big_burst",0,0.05,0],[0.01,"big_burst",0,0.05,0],[0.0,"block_postgres",1,0.8,0],'
@@ -86,11 +90,14 @@ RUNS = {
 }
 
 NO_FINAL_GAP = {
+    "the relation of a session that gave positions was not told to other workers": (
+        '[0,[["both",0],["listener",0],["worker",0],["worker",0]],[[1.0,"block_redis",0,2.5,0]],true,1000,false]'
+    ),
     "the log joined before it had come to the marker of a session opened meanwhile": (
         '[5,[["listener",0],["listener",0],["worker",0]],[[0.0,"wire_deaf",0,0.05,0]],true,1000,true]'
     ),
     "the relations were not written again into an emptied log": (
-        '[0,[["both",0],["listener",0],["worker",0]],[[0.5,"kill",1,1.5,0],[1.0,"wire_cut",2,0.05,0],'
+        '[0,[["both",0],["listener",0],["worker",0]],[[0.5,"kill",1,0.8,0],[0.1,"wire_cut",2,0.05,0],'
         '[0.5,"flush",0,0.05,0]],true,1000,true]'
     ),
 }

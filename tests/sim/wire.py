@@ -24,14 +24,14 @@ class Path:
         self._agenda = agenda
         self._blocked = False
         self._released_at = -math.inf
-        self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._waiting: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
         self._unblocked = trio.Event()
 
     def carry(self, not_before: float, act: Callable[..., None], *arguments: Any) -> float:
         """Call `act` when the packet arrives; returns when that is. Nothing overtakes what is `not_before` this."""
         when = max(not_before, self._released_at, trio.current_time() + self.delay_seconds)
         if self._blocked:
-            self._waiting.append((act, arguments))
+            self._waiting.append((when, act, arguments))
         else:
             self._agenda.at(when, act, *arguments)
         return when
@@ -50,9 +50,10 @@ class Path:
     def unblock(self) -> None:
         self._blocked = False
         self._unblocked.set()
-        self._released_at = max(self._released_at, trio.current_time() + self.delay_seconds)
         waiting, self._waiting = self._waiting, []
-        for act, arguments in waiting:
+        now = trio.current_time() + self.delay_seconds
+        self._released_at = max([self._released_at, now, *(when for when, _, _ in waiting)])
+        for _, act, arguments in waiting:
             self._agenda.at(self._released_at, act, *arguments)
 
 
