@@ -95,6 +95,25 @@ def test_tail_follows_over_tls(settings: dict[str, str], files: Certificates, st
                 tail.communicate()
 
 
+def test_tail_says_what_is_wrong_with_a_certificate(settings: dict[str, str], tmp_path: Path) -> None:
+    with bridge(settings, "serve") as running:
+        tail = subprocess.Popen(
+            command("tail", "--url", running.url),
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=environment(tmp_path),
+        )
+        try:
+            assert tail.stderr is not None
+            line = tail.stderr.readline()
+        finally:
+            tail.kill()
+            tail.communicate()
+        assert line.startswith("Lost wss://127.0.0.1:")
+        assert "certificate verify failed" in line
+
+
 def encrypted(files: Certificates) -> None:
     key = serialization.load_pem_private_key(files.key.read_bytes(), None)
     files.key.write_bytes(

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.server.http import Request
-from bridge.server.proxies import MAX_HOPS, address_of, client_address, forwarded_secure, is_trusted, site
+from bridge.server.proxies import MAX_HOPS, address_of, client_address, is_trusted, site
 
 TRUSTED = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
 
-def request(*forwarded: str, proto: str | None = None) -> Request:
+def request(*forwarded: str) -> Request:
     headers = [(b"host", b"x")] + [(b"x-forwarded-for", value.encode("latin-1")) for value in forwarded]
-    return Request("GET", "/", headers + ([(b"x-forwarded-proto", proto.encode())] if proto else []))
+    return Request("GET", "/", headers)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,6 @@ def test_the_rightmost_address_that_is_not_trusted(peer: str, forwarded: list[st
 
 def test_nobody_is_trusted_by_default() -> None:
     assert str(client_address(address_of("127.0.0.1"), request("1.2.3.4"), ())) == "127.0.0.1"
-    assert forwarded_secure(address_of("127.0.0.1"), request(proto="https"), ()) is None
 
 
 def test_a_peer_without_an_address_is_nobody() -> None:
@@ -52,20 +51,6 @@ def test_a_peer_without_an_address_is_nobody() -> None:
 def test_a_header_of_many_hops_is_read_so_far_only() -> None:
     hops = ["1.2.3.4", *["10.0.0.2"] * MAX_HOPS]
     assert str(client_address(address_of("10.0.0.1"), request(", ".join(hops)), TRUSTED)) == "10.0.0.2"
-
-
-@pytest.mark.parametrize(
-    ("peer", "proto", "secure"),
-    [
-        ("10.0.0.1", "https", True),
-        ("10.0.0.1", "HTTPS", True),
-        ("10.0.0.1", "https, http", False),
-        ("10.0.0.1", None, None),
-        ("1.2.3.4", "https", None),
-    ],
-)
-def test_what_a_proxy_says_of_tls(peer: str, proto: str | None, secure: bool | None) -> None:
-    assert forwarded_secure(address_of(peer), request(proto=proto), TRUSTED) is secure
 
 
 def test_a_network_of_ipv6_is_one_address() -> None:
