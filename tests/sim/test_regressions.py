@@ -96,8 +96,8 @@ NO_FINAL_GAP = {
     "the log joined before it had come to the marker of a session opened meanwhile": (
         '[5,[["listener",0],["listener",0],["worker",0]],[[0.0,"wire_deaf",0,0.05,0]],true,1000,true]'
     ),
-    "the relations were not written again into an emptied log": (
-        '[0,[["both",0],["listener",0],["worker",0]],[[0.5,"kill",1,0.8,0],[0.1,"wire_cut",2,0.05,0],'
+    "an emptied log was begun anew by a listener that had just come": (
+        '[0,[["both",0],["listener",0],["worker",0]],[[0.5,"kill",1,1.5,0],[1.0,"wire_cut",2,0.05,0],'
         '[0.5,"flush",0,0.05,0]],true,1000,true]'
     ),
 }
