@@ -35,6 +35,7 @@ CONNECTS_A_TURN = 64
 AT_ONCE = 4000
 """The kernel's queue holds 4096 (somaxconn); whom it drops comes back a second later, whatever the server does."""
 SECONDS = 120.0
+PING, PONG, CLOSE = b"\x89\x00", b"\x8a\x80\0\0\0\0", 0x88
 SPAWN: SpawnContext = multiprocessing.get_context("spawn")
 
 
@@ -46,7 +47,7 @@ def raise_limit() -> None:
 def connect_all(port: int, count: int, control: Connection) -> None:
     """Connect so many clients at once; send when each was told `subscribed`, in seconds since the first connect.
 
-    For every further message on `control`, send how many are still connected.
+    Then they stay and answer pings; for every message on `control`, send how many are still connected.
     """
     raise_limit()
     poll = select.epoll()
@@ -76,18 +77,28 @@ def connect_all(port: int, count: int, control: Connection) -> None:
             elif not data or b" 101 " not in data:
                 raise SystemExit(f"refused: {data!r}")
     control.send(times)
-    while control.recv():
-        control.send(sum(is_open(client) for client in clients.values()))
+    for number in clients:
+        poll.register(number, select.EPOLLIN)
+    poll.register(control.fileno(), select.EPOLLIN)
+    while True:
+        for number, _ in poll.poll():
+            if number == control.fileno():
+                control.recv()
+                control.send(len(clients))
+            elif not answer(clients[number]):
+                poll.unregister(number)
+                clients.pop(number).close()
 
 
-def is_open(client: socket.socket) -> bool:
-    """Whether a connection has not ended; reads what has come."""
-    with contextlib.suppress(BlockingIOError):
-        while data := client.recv(65536):
-            if data[0] == 0x88:
-                return False
+def answer(client: socket.socket) -> bool:
+    """Read what has come and answer a ping; False where the connection has ended."""
+    try:
+        data = client.recv(65536)
+        if PING in data:
+            client.send(PONG)
+    except OSError:
         return False
-    return True
+    return bool(data) and data[0] != CLOSE
 
 
 def serve_bare(ready: Connection) -> None:
@@ -162,9 +173,8 @@ def storm(port: int, count: int, stay_seconds: float = 0.0, pid: int | None = No
             print(f"memory per client: {(resident_bytes(pid) - before) / count / 1024:.1f} KiB of the server")
         if stay_seconds:
             time.sleep(stay_seconds)
-            here.send(True)
+            here.send("how many?")
             print(f"after {stay_seconds:g} s {here.recv()} of {count} are connected")
-        here.send(False)
     finally:
         child.kill()
         child.join()
