@@ -11,10 +11,11 @@ from bridge.core.grants import EVERYTHING, Grant
 from bridge.core.messages import MAX_REFUSED, MAX_SUBSCRIPTIONS, MESSAGES_BURST
 from bridge.core.position import Position
 from bridge.core.target import Target
+from bridge.hub.fanout import PING_TICKS
 from bridge.server.auth import Authenticator
 from bridge.server.http import Request
 from bridge.server.websocket import FRAMES_BURST, FRAMES_PER_SECOND, MAX_FRAGMENTS
-from tests.support.server import RawClient, client_frame, happening, running_server
+from tests.support.server import RawClient, RunningServer, client_frame, happening, running_server
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
 
@@ -204,3 +205,56 @@ async def test_an_expired_token_ends_the_connection(monkeypatch: pytest.MonkeyPa
             assert (await expiring.rest()).endswith(b"\n\n")
         server.hub.deliver([happening(1)])
         assert await heard(lasting) == 1
+
+
+async def pinged(server: RunningServer, client: RawClient) -> None:
+    for _ in range(PING_TICKS):
+        server.hub.tick()
+    while await heard(client) != ("ping", b""):
+        pass
+
+
+def living() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+async def test_who_only_listens_costs_one_task_also_when_pinged() -> None:
+    async with running_server() as server:
+        before = living()
+        client = await server.websocket()
+        await subscribed(client, None)
+        for n in range(3):
+            await pinged(server, client)
+            await client.send_frame(b"", 10)
+            with trio.fail_after(5):
+                while not all(one.heard for one in server.hub.clients):  # noqa: ASYNC110, nobody tells
+                    await trio.sleep(0.001)
+            server.hub.deliver([happening(n)])
+            assert await heard(client) == n
+            assert living() == before + 1
+        await client.send_frame(b"unasked", 10)
+        await say(client, "ping")
+        assert (await heard(client))["type"] == "pong"
+        assert living() > before + 1
+
+
+async def test_a_pong_may_come_in_pieces() -> None:
+    async with running_server() as server:
+        client = await server.websocket()
+        await subscribed(client, None)
+        await pinged(server, client)
+        for byte in client_frame(b"", 10) + client_frame(b'{"type":"ping"}'):
+            await client.send(bytes([byte]))
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await heard(client))["type"] == "pong"
+
+
+async def test_the_answer_to_a_close_ends_the_connection_at_once() -> None:
+    async with running_server() as server:
+        client = await server.websocket()
+        await subscribed(client, None)
+        for one in list(server.hub.clients):
+            one.end(1001, "retry=1")
+        assert await heard(client) == ("close", (1001, "retry=1"))
+        await client.send_frame(b"\x03\xe9", 8)
+        assert await heard(client) == ("end", None)
