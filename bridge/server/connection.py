@@ -17,10 +17,10 @@ from wsproto.utilities import ProtocolError
 
 from bridge.server.auth import Authenticator
 from bridge.server.clients import Clients
-from bridge.server.drain import RETRY_SECONDS
+from bridge.server.drain import retry_seconds
 from bridge.server.endpoints import Endpoint, answer
 from bridge.server.guard import Guard
-from bridge.server.http import HEAD_BYTES, Header, HttpConnection, Request, Response, linger, refuse
+from bridge.server.http import HEAD_BYTES, HttpConnection, Request, Response, linger, refuse
 from bridge.server.limits import Lobby, Places, Visitor
 from bridge.server.proxies import Address, Network, address_of, client_address, is_trusted, site
 from bridge.server.sse import come_back_later, resume_from, run_sse
@@ -30,7 +30,6 @@ from bridge.server.websocket import run_websocket
 from bridge.settings import Settings
 from bridge.telemetry import error_text, log
 
-_RETRY_AFTER: Header = (b"Retry-After", b"%d" % RETRY_SECONDS)
 _TURNED_AWAY = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: %d\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 _PEERS_FAULT = (
@@ -81,7 +80,7 @@ class Door:
         log.debug("Too many connections of %s wait to be served; one more was closed", host)
         with raw, suppress(OSError):
             if self._tls is None:
-                raw.send(_TURNED_AWAY % RETRY_SECONDS)
+                raw.send(_TURNED_AWAY % retry_seconds())
                 raw.shutdown(socket.SHUT_WR)
                 raw.recv(HEAD_BYTES)  # closing with unread bytes would take the answer back
 
@@ -159,12 +158,14 @@ class Door:
     def _no_place(self, client: str | None) -> Response | None:
         """Why there is no place for one more client; None if there is."""
         if self._places.closed:
-            return refuse(503, "this server is about to end", _RETRY_AFTER)
-        if self._places.full:
-            return refuse(503, "there are too many clients", _RETRY_AFTER)
-        if self._places.enough(client):
-            return refuse(429, "there are too many clients of this address", _RETRY_AFTER)
-        return None
+            status, reason = 503, "this server is about to end"
+        elif self._places.full:
+            status, reason = 503, "there are too many clients"
+        elif self._places.enough(client):
+            status, reason = 429, "there are too many clients of this address"
+        else:
+            return None
+        return refuse(status, reason, (b"Retry-After", b"%d" % retry_seconds()))
 
     def _limited(self, address: Address | None) -> str | None:
         """What an address counts as in the limits; None where it has none: this machine, and proxies."""

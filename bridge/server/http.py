@@ -15,6 +15,7 @@ import h11
 import trio
 
 from bridge.server.quick import read_handshake
+from bridge.telemetry import log
 
 HEAD_BYTES = 16 * 1024
 HEAD_SECONDS = 10.0
@@ -186,6 +187,7 @@ class HttpConnection:
         return connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
     async def _give_up(self, response: Response) -> None:
+        log.debug("A request was answered with %d: %s", response.status, response.body.decode().rstrip())
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self.answer(Response(response.status, response.body, close=True))
 

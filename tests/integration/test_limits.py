@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from bridge.server import listener
+from bridge.server.drain import RETRY_SECONDS
 from bridge.server.limits import ALWAYS_AN_ADDRESS, GRACE_SECONDS
 from tests.support.redis import make_certificates
 from tests.support.server import RunningServer, client_frame, happening, running_server, upgrade
@@ -44,7 +45,8 @@ async def test_one_address_does_not_get_all_places(caplog: pytest.LogCaptureFixt
         refused = await server.connect()
         await refused.send(upgrade("/ws", from_address("9.9.9.9, 1.2.3.4")))
         status, headers, body = await refused.answer()
-        assert (status, headers["retry-after"], body.count(b"\n")) == (429, "5", 1)
+        assert (status, body.count(b"\n")) == (429, 1)
+        assert 1 <= int(headers["retry-after"]) <= RETRY_SECONDS
         status, headers, body = await server.ask(f"GET /sse HTTP/1.1\nHost: localhost\n{from_address('1.2.3.4')}")
         assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
         assert body.startswith(b"retry: ")
@@ -79,7 +81,8 @@ async def test_who_cannot_be_taken_while_draining_is_told_when_to_come_back() ->
         refused = await server.connect()
         await refused.send(upgrade("/ws"))
         status, headers, _ = await refused.answer()
-        assert (status, headers["retry-after"]) == (503, "5")
+        assert status == 503
+        assert 1 <= int(headers["retry-after"]) <= RETRY_SECONDS
         status, headers, body = await server.ask("GET /sse HTTP/1.1\nHost: localhost\nOrigin: http://localhost:3000")
         assert (status, headers["connection"]) == (200, "close")
         assert headers["access-control-allow-origin"] == "http://localhost:3000"
