@@ -15,6 +15,10 @@ PING_FRAME: Final = b"\x89\x00"
 CLOSE_FRAME_START: Final = 0x88
 MAX_CLOSE_REASON_BYTES = 123  # a control frame holds 125 bytes, two of them are the code
 
+_TEXT: Final = 0x81
+_PING: Final = 0x89
+_SIMPLE: Final = (_TEXT, _PING, 0x8A)
+
 GOING_AWAY: Final = 1001
 POLICY_VIOLATION: Final = 1008
 TOO_LARGE: Final = 1009
@@ -34,6 +38,11 @@ def text_frame(data: bytes) -> bytes:
     if size < 65536:
         return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), data)
     return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), data)
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping with this payload."""
+    return b"\x8a%c%b" % (len(payload), payload)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
@@ -65,6 +74,42 @@ def only_pongs(data: bytes) -> bool:
             return False
         end += 6 + size
     return end == len(data)
+
+
+def whole_frames(data: bytes) -> list[str | bytes | None] | None:
+    """What a client says in these bytes: a text, the bytes of a ping, None for a pong.
+
+    None for all of it where any is not whole, a fragment, longer than 65,535 bytes, of another kind, or not as it
+    should be.
+    """
+    said: list[str | bytes | None] = []
+    at = 0
+    while at < len(data):
+        head, at = data[at : at + 2], at + 2
+        if len(head) < 2 or head[0] not in _SIMPLE:
+            return None
+        size = head[1] - 0x80
+        if size == 126 and head[0] == _TEXT:
+            size, at = int.from_bytes(data[at : at + 2], "big"), at + 2
+            if size < 126:
+                return None
+        elif not 0 <= size < 126:
+            return None
+        start, at = at + 4, at + 4 + size
+        if at > len(data):
+            return None
+        payload = _unmasked(data[start:at], data[start - 4 : start])
+        try:
+            said.append(payload.decode() if head[0] == _TEXT else payload if head[0] == _PING else None)
+        except UnicodeDecodeError:
+            return None
+    return said
+
+
+def _unmasked(payload: bytes, mask: bytes) -> bytes:
+    size = len(payload)
+    mask = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
 
 
 def only_close(data: bytes) -> bool:

@@ -8,6 +8,7 @@ from bridge.core.grants import Grant
 from bridge.core.messages import MAX_SUBSCRIPTIONS, Patience, Ping, Refused, Subscribe, Unsubscribe
 from bridge.core.wire import POLICY_VIOLATION, error_json, pong_json, text_frame
 from bridge.hub import Client, Hub
+from bridge.hub.client import State
 
 
 class Talk:
@@ -22,8 +23,10 @@ class Talk:
     def hear(self, message: str | bytes) -> None:
         """Do what a message asks for, or say why not; who keeps making mistakes is closed with 1008.
 
-        Never raises.
+        Never raises. A client that is closed already is not listened to.
         """
+        if self._client.state is not State.OPEN:
+            return
         try:
             self._do(self._patience.read(message, trio.current_time()))
         except Refused as error:

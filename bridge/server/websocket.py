@@ -1,8 +1,9 @@
-"""One WebSocket connection: nobody reads it but us until the client says something, then trio-websocket does.
+"""One WebSocket connection: what is simple is read and answered at once, and trio-websocket reads all the rest.
 
-A client that only listens answers a ping now and then, and that is seen at a glance. The library, with its tasks and
-buffers, takes over at the first bytes that are anything else. It gets a stream of ours, whose sending side is the
-client's own buffer: pongs and closes take their place in the same order as the events, and no lock is needed.
+A client answers a ping now and then, or sends a short message: whole frames, seen at a glance. The library, with its
+tasks and buffers, takes over for good at the first bytes that are anything else (fragments, long messages, closes,
+violations). It gets a stream of ours, whose sending side is the client's own buffer: pongs and closes take their place
+in the same order as the events, and no lock is needed.
 """
 
 import socket
@@ -15,7 +16,15 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from bridge.core.bucket import Bucket
 from bridge.core.messages import MAX_MESSAGE_BYTES
 from bridge.core.meter import FrameMeter
-from bridge.core.wire import CLOSE_FRAME_START, POLICY_VIOLATION, TOO_LARGE, only_close, only_pongs
+from bridge.core.wire import (
+    CLOSE_FRAME_START,
+    POLICY_VIOLATION,
+    TOO_LARGE,
+    only_close,
+    only_pongs,
+    pong_frame,
+    whole_frames,
+)
 from bridge.hub import Client
 from bridge.hub.client import State
 from bridge.server.clients import Clients
@@ -51,12 +60,12 @@ _HEAD = b"\r\n".join(
 class ClientStream(trio.abc.Stream):
     """The stream under the library: reads the socket, at a bounded rate, and writes into the client's buffer."""
 
-    def __init__(self, raw: socket.socket, client: Client, first: bytes) -> None:
+    def __init__(self, raw: socket.socket, client: Client, frames: Bucket, first: bytes) -> None:
         self._raw = raw
         self._client = client
+        self._frames = frames
         self._first = first
         self._meter = FrameMeter()
-        self._frames = Bucket(FRAMES_PER_SECOND, FRAMES_BURST, trio.current_time())
         self._head = _HEAD
         self._shaken = trio.Event()
 
@@ -120,29 +129,57 @@ async def run_websocket(raw: socket.socket, upgrade: Upgrade, trailing: bytes, c
 
 async def _session(raw: socket.socket, upgrade: Upgrade, data: bytes, clients: Clients, client: Client) -> None:
     clients.hub.subscribe(client, None, upgrade.subscription, upgrade.after)
-    while not data or _says_nothing(data, client):
+    speaker: Speaker | None = None
+    while True:
+        if data and (client.heard or not only_pongs(data)):  # a pong that nobody asked for is to be counted
+            speaker = speaker or Speaker(client, Talk(clients.hub, client, upgrade.grant))
+            if not await speaker.hear(data):
+                break
         client.heard = True
         data = await _receive(raw, _RECEIVE_BYTES)
         if not data:
             return
     if client.state is State.OPEN or not only_close(data):
-        await _speak(raw, client, data, Talk(clients.hub, client, upgrade.grant))
+        await speaker.hear_all(raw, data)
 
 
-def _says_nothing(data: bytes, client: Client) -> bool:
-    """Whether this is the answer to the hub's last ping; pongs that nobody asked for are worth a look."""
-    return not client.heard and only_pongs(data)
+class Speaker:
+    """A client that says something."""
 
+    __slots__ = ("_client", "_frames", "_talk")
 
-async def _speak(raw: socket.socket, client: Client, first: bytes, talk: Talk) -> None:
-    """Have the library read and answer what the client sends, until the connection ends."""
-    async with trio.open_nursery() as nursery:
-        stream = ClientStream(raw, client, first)
-        proposal = await wrap_server_stream(nursery, stream, max_message_size=MAX_MESSAGE_BYTES)
-        connection = await proposal.accept()
-        stream.open()
-        await _converse(connection, client, talk)
-        nursery.cancel_scope.cancel()
+    def __init__(self, client: Client, talk: Talk) -> None:
+        self._client = client
+        self._talk = talk
+        self._frames = Bucket(FRAMES_PER_SECOND, FRAMES_BURST, trio.current_time())
+
+    async def hear(self, data: bytes) -> bool:
+        """Answer simple frames, at a bounded rate; False where there is any other, and nothing was answered."""
+        said = whole_frames(data)
+        if said is None:
+            return False
+        client = self._client
+        debt_seconds = self._frames.spend(trio.current_time(), len(said))
+        for one in said:
+            if isinstance(one, str):
+                self._talk.hear(one)
+            elif one is not None:
+                client.put(pong_frame(one))
+            if client.held_bytes > _ANSWERED_BYTES:
+                await client.flushed()
+        if debt_seconds:
+            await trio.sleep(debt_seconds)
+        return True
+
+    async def hear_all(self, raw: socket.socket, first: bytes) -> None:
+        """Have the library read what the client sends, `first` before the rest, until the connection ends."""
+        async with trio.open_nursery() as nursery:
+            stream = ClientStream(raw, self._client, self._frames, first)
+            proposal = await wrap_server_stream(nursery, stream, max_message_size=MAX_MESSAGE_BYTES)
+            connection = await proposal.accept()
+            stream.open()
+            await _converse(connection, self._client, self._talk)
+            nursery.cancel_scope.cancel()
 
 
 async def _converse(connection: WebSocketConnection, client: Client, talk: Talk) -> None:

@@ -218,7 +218,7 @@ def living() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
-async def test_who_only_listens_costs_one_task_also_when_pinged() -> None:
+async def test_who_only_listens_costs_one_task_and_who_says_little_no_more() -> None:
     async with running_server() as server:
         before = living()
         client = await server.websocket()
@@ -233,8 +233,13 @@ async def test_who_only_listens_costs_one_task_also_when_pinged() -> None:
             assert await heard(client) == n
             assert living() == before + 1
         await client.send_frame(b"unasked", 10)
-        await say(client, "ping")
+        await client.send_frame(b"x" * 125, 9)
+        await say(client, "ping", x="x" * 200)
+        assert await heard(client) == ("pong", b"x" * 125)
         assert (await heard(client))["type"] == "pong"
+        assert living() == before + 1
+        await client.send(b"\x01\x80\0\0\0\0" + b"\x80\x80\0\0\0\0")
+        await refused(client, "bad_message")
         assert living() > before + 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wsproto.frame_protocol import FrameProtocol, Opcode
+from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
 from bridge.core.cursor import Cursor, OpenGap
 from bridge.core.position import Position
@@ -19,10 +19,12 @@ from bridge.core.wire import (
     frame_end,
     only_close,
     only_pongs,
+    pong_frame,
     pong_json,
     position_json,
     subscribed_json,
     text_frame,
+    whole_frames,
 )
 from tests.support.server import client_frame
 
@@ -101,6 +103,57 @@ def test_only_whole_pongs_are_nothing_but_pongs(whole: list[bytes], other: bytes
 )
 def test_what_is_no_pong_as_it_should_be(data: bytes) -> None:
     assert not only_pongs(data)
+
+
+def masked(frame: bytes, mask: bytes) -> bytes:
+    """A client's frame with another mask than zero."""
+    at = 2 if frame[1] & 0x7F < 126 else 4
+    return frame[:at] + mask + bytes(byte ^ mask[n % 4] for n, byte in enumerate(frame[at + 4 :]))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([1, 2, 8, 9, 10]), st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
+    ),
+    st.binary(min_size=4, max_size=4),
+    st.integers(0, 3),
+)
+def test_simple_frames_are_read_as_a_library_reads_them(said: list[tuple[int, bytes]], mask: bytes, cut: int) -> None:
+    data = b"".join(masked(client_frame(payload, opcode), mask) for opcode, payload in said)
+    data = data[: len(data) - cut]
+    found = whole_frames(data)
+    judge = FrameProtocol(client=False, extensions=[])
+    judge.receive_bytes(data)
+    try:
+        read = list(judge.received_frames())
+        expected = [{Opcode.TEXT: frame.payload, Opcode.PING: frame.payload}.get(frame.opcode) for frame in read]
+    except ParseFailed:
+        expected = []
+        assert found is None
+    if found is not None:
+        assert found == expected
+    elif cut == 0:
+        assert not all(opcode == 1 or (opcode in (9, 10) and len(text) < 126) for opcode, text in said) or not all(
+            is_text(text) for opcode, text in said if opcode == 1
+        )
+
+
+def is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_simple_or_not(data: bytes) -> None:
+    whole_frames(data)
+
+
+@given(st.binary(max_size=125))
+def test_a_pong_is_read_back(payload: bytes) -> None:
+    assert list(frames(pong_frame(payload))) == [(Opcode.PONG, payload)]
 
 
 @given(st.binary(max_size=125), st.binary(min_size=1, max_size=10))
