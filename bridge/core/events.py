@@ -97,6 +97,13 @@ class Filled(msgspec.Struct, frozen=True, gc=False):
     before: Position | None
 
 
+class Past(msgspec.Struct, frozen=True, gc=False):
+    """Everything from `floor` (excluded) to where delivery began: nobody who is here lacks it, but others may come."""
+
+    floor: Position
+    events: tuple[Event, ...]
+
+
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One entry of the log, read back. Exactly one of `event` and `marker` is set, or none for an unreadable marker."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bridge.core.cursor import OpenGap
-from bridge.core.events import Event, Filled, Gap, in_order
+from bridge.core.events import Event, Filled, Gap, Past, in_order
 from bridge.core.position import Position, Timeline
 
 MAX_STRETCHES = 1000
@@ -61,6 +61,21 @@ class History:
         """Where nothing is held yet: all that follows `position` will be."""
         if not self._stretches:
             self._stretches.append(Stretch(position))
+
+    def prepend(self, past: Past) -> None:
+        """What came before the oldest stretch, where it is related to it."""
+        if not self._stretches:
+            return
+        oldest = self._stretches[0]
+        floor = self._timeline.convert(past.floor, oldest.floor.term)
+        if floor is None or floor >= oldest.floor:
+            return
+        at = [(self._timeline.convert(event.position, oldest.floor.term), event) for event in past.events]
+        older = [event for position, event in at if position is not None and position <= oldest.floor]
+        oldest.events[:0] = older
+        oldest.floor = floor
+        self._count += len(older)
+        self._trim()
 
     def append(self, event: Event) -> None:
         """An event that is newer than all before."""
@@ -118,6 +133,14 @@ class History:
             return True
         first = self._first_related(position)
         return first is not None and (first == 0 or self._comparable(position, self._stretches[first].gap))
+
+    def follows(self, position: Position, since: Position) -> bool:
+        """Whether an event that is held here came after `since`, which was known here once."""
+        there = self._timeline.convert(since, position.term)
+        if there is not None:
+            return position > there
+        began, place = self._place(since), self._place(position.plus(-1))
+        return began is None or place is None or began < place
 
     def after(self, position: Position) -> Iterator[Event | Gap]:
         """What a client that has everything through `position` lacks, in order; nothing where that is not related.

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.core import events
-from bridge.core.events import Event, Filled, Gap, GapReason
+from bridge.core.events import Event, Filled, Gap, GapReason, Past
 from bridge.core.ledger import Ledger
 from bridge.core.position import Position, Timeline
 from bridge.telemetry import Metrics, log
 
-Item = Event | Gap | Filled
+Item = Event | Gap | Filled | Past
 Sink = Callable[[Sequence[Item]], None]
 
 RECENT = 20
@@ -90,6 +90,10 @@ class Delivery:
                 self._announce(Gap(after, first, reason))
                 self._give_up(after, first)
             self.position = first.plus(-1)
+
+    def remember(self, past: Past) -> None:
+        """What lies before the beginning, for clients that were served elsewhere until then."""
+        self._sink([past])
 
     def offer(self, batch: Sequence[Event]) -> None:
         """Deliver those of these events that are new; what is older than something delivered goes as late."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import anyio
 
 from bridge import telemetry
-from bridge.core.events import Entry, Event, GapReason
+from bridge.core.events import Entry, Event, GapReason, Past
 from bridge.core.position import Position
 from bridge.feed.delivery import Delivery
 from bridge.feed.direct_source import learn
@@ -198,10 +198,22 @@ class LogSource:
         positions = [position for position in began if position is not None]
         if positions:
             self.tail = min(positions)
+            await self._remember(log, self.tail)
             return
         oldest = await log.read(Position(end.term, -1), 1) if self._delivery.position is None else []
         self.tail = oldest[0].position.plus(-1) if oldest and oldest[0].position <= end else end
         self._delivery.continue_with(self.tail.plus(1), "failover", fillable=False)
+
+    async def _remember(self, log: Log, until: Position) -> None:
+        """Read what the log's term holds through this position, where delivery began without the log."""
+        events: list[Event] = []
+        floor, at = None, Position(until.term, -1)
+        while at < until and (entries := await log.read(at)):
+            floor = floor or entries[0].position.plus(-1)
+            events += [one.event for one in entries if one.event is not None and one.position <= until]
+            at = entries[-1].position
+        if floor is not None:
+            self._delivery.remember(Past(floor, tuple(events)))
 
     async def _take_live(self, log: Log, entries: Sequence[Entry]) -> None:
         """Take live entries. Where one does not follow, the stream has it and all after it: XADD comes first."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from bridge.core.cursor import Cursor, OpenGap
-from bridge.core.events import Event, Filled, Gap, GapReason
+from bridge.core.events import Event, Filled, Gap, GapReason, Past
 from bridge.core.history import Bounds, History
 from bridge.core.position import Position, Timeline
 from bridge.core.topics import Subscription
@@ -33,7 +33,7 @@ PING_TICKS = 5
 
 JOINED_BYTES = 256 * 1024
 
-Item = Event | Gap | Filled
+Item = Event | Gap | Filled | Past
 Newest = Callable[[int], Position | None]
 """The newest position that was delivered or passed, in the numbering of a term."""
 
@@ -159,6 +159,9 @@ class Hub:
                 continue
             self._fan_out(plain)
             plain = []
+            if isinstance(item, Past):
+                self.history.prepend(item)
+                continue
             if isinstance(item, Event):
                 self.history.insert(item)
                 self._deliver_late(item)

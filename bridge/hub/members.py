@@ -22,6 +22,8 @@ class Wish:
     """The cursor as the client wrote it; None where it gave none."""
     cursor: Cursor | None = None
     """How far it has come."""
+    gaps: frozenset[tuple[Position, Position]] = frozenset()
+    """The gaps that were open when it began: what has come in them since, this subscription has brought."""
     begun: bool = False
     """Whether its turn has come: those of one client begin one after the other, or its cursor would say too much."""
 

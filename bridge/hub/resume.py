@@ -153,6 +153,7 @@ class Resumption:
         mine = (None, sub_digest(self._name))
         gaps = tuple(replace(gap, sub=None) for gap in cursor.open_gaps if gap.sub in mine)
         self._wish.cursor = Cursor(cursor.position, gaps)
+        self._wish.gaps = frozenset((gap.after, gap.before) for gap in gaps)
         self._since = cursor.position
         hub.greet(self._client, self._name, self._wish, self._wish.cursor)
         if hub.members.get(self._client).heard:
@@ -165,6 +166,9 @@ class Resumption:
 
     def _catch_up(self, cursor: Cursor) -> bool:
         """One round of the replay in order; True if the client is live after it."""
+        if not self._hub.history.knows(cursor.position):
+            self._skip(cursor)
+            return True
         begun_at = cursor.position
         said = tuple(Lack(gap, set()) for gap in cursor.open_gaps)
         frames: list[bytes] = []
@@ -184,6 +188,17 @@ class Resumption:
             return True
         self._send(frames, begun_at, said)
         return False
+
+    def _skip(self, cursor: Cursor) -> None:
+        """What follows has gone from the history while the client read what came before: say so, and go live."""
+        hub = self._hub
+        hub.join(self._client, self._name, (), self._since)
+        here = hub.cursor(self._client)
+        if here is None:
+            return
+        lost = [Gap(gap.after, gap.before, "failover") for gap in cursor.open_gaps]
+        for gap in [*lost, Gap(cursor.position, here.position.plus(1), "history_trimmed")]:
+            self._client.put(encode(self._client.protocol, gap_message(gap, here)))
 
     def _missing(
         self, cursor: Cursor, ties: dict[OpenGap, frozenset[Bounds]]
@@ -244,7 +259,7 @@ class Resumption:
             for event in inside.events:
                 lack.gap = lack.gap.advanced(event.position, hub.timeline)
                 cursor = hub.cursor(client)
-                if cursor is not None and self._is_new(event):
+                if cursor is not None and self._is_new(event, lack.gap):
                     frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
                     size += len(frames[-1])
                     if size > self._round_bytes:
@@ -277,19 +292,18 @@ class Resumption:
         message = gap_message(gap, cursor) if rest == "pending" else end_message(lack, cursor)
         return [encode(client.protocol, message)]
 
-    def _is_new(self, event: Event) -> bool:
-        """Whether the subscription wants this event, and no other one of the client has brought it."""
+    def _is_new(self, event: Event, gap: OpenGap) -> bool:
+        """Whether the subscription wants this event of a gap, and no other one of the client has brought it."""
         if not self._wish.subscription.matches(event):
             return False
-        others = self._hub.members.get(self._client).heard.items()
+        others, follows = self._hub.members.get(self._client).heard.items(), self._hub.history.follows
         return not any(
-            name != self._name and other.subscription.matches(event) and self._follows(event.position, other.since)
+            name != self._name
+            and other.subscription.matches(event)
+            and other.since is not None
+            and ((gap.after, gap.before) in other.wish.gaps or follows(event.position, other.since))
             for name, other in others
         )
-
-    def _follows(self, position: Position, since: Position | None) -> bool:
-        there = self._hub.timeline.convert(since, position.term) if since is not None else None
-        return there is not None and position > there
 
     def _send(self, frames: list[bytes], before: Position | None, said: tuple[Lack, ...] = ()) -> None:
         if frames:

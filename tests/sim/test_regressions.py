@@ -90,6 +90,9 @@ RUNS = {
 }
 
 NO_FINAL_GAP = {
+    "a worker that began without the log did not know what the log held before": (
+        '[0,[["both",0],["worker",0],["listener",0]],[[0.01,"wire_deaf",1,0.05,0]],true,1000,false]'
+    ),
     "the relation of a session that gave positions was not told to other workers": (
         '[0,[["both",0],["listener",0],["worker",0],["worker",0]],[[1.0,"block_redis",0,2.5,0]],true,1000,false]'
     ),
