@@ -62,7 +62,7 @@ def run_tail(
     if after is not None:
         target = resumed(target, after)
     try:
-        run_trio(partial(_follow, target, printer(as_json=as_json), Backoff(settings.retry_seconds)))
+        run_trio(partial(follow, target, printer(as_json=as_json), Backoff(settings.retry_seconds)))
     except* BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
 
@@ -129,7 +129,12 @@ def _default_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-async def _follow(url: str, show: Print, backoff: Backoff) -> None:
+async def follow(url: str, show: Print, backoff: Backoff) -> None:
+    """Give every message of a bridge to `show`, over as many connections as it takes, each event once.
+
+    Ends by cancellation, or where `show` raises. Raises BridgeError where the bridge refuses.
+    """
+
     def show_and_go_on(message: str) -> None:
         nonlocal url
         show(message)

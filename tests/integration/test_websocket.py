@@ -88,6 +88,16 @@ async def test_the_subprotocol_is_accepted_where_it_is_offered() -> None:
         assert client.subprotocol == "bridge.v1"
 
 
+async def test_no_extension_is_agreed_to() -> None:
+    async with running_server() as server:
+        client = await server.connect()
+        await client.send(upgrade("/ws", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"))
+        status, headers, _ = await client.answer()
+        assert status == 101
+        assert headers.keys() == {"upgrade", "connection", "sec-websocket-accept"}
+        await client.close()
+
+
 async def test_what_follows_the_head_in_the_same_packet_is_read() -> None:
     async with running_server() as server:
         client = await server.connect()
