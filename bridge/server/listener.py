@@ -60,7 +60,8 @@ async def serve(
     BridgeError if the address cannot be bound. Cancelling closes every client with 1001, as far as the kernel takes the
     frame at once, and takes no longer than that (with TLS, than `bridge.server.tls.GOODBYE_SECONDS`).
     """
-    lobby = Lobby(prepare_descriptors(settings.max_clients, a_connection=DESCRIPTORS_A_CONNECTION if tls else 1))
+    max_clients = settings.max_clients if hub else 0
+    lobby = Lobby(prepare_descriptors(max_clients, a_connection=DESCRIPTORS_A_CONNECTION if tls else 1))
     listeners = await open_listeners(settings.host, settings.port)
     observe = hub.observe if hub else lambda: None
     places = places or Places(settings.max_clients)

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import resource
 import socket
 import ssl
 import struct
@@ -92,6 +93,17 @@ async def test_who_cannot_be_taken_while_draining_is_told_when_to_come_back() ->
         message = await client.message()
         assert isinstance(message, dict)
         assert message["payload"] == {"n": 1}
+
+
+@pytest.mark.parametrize("with_hub", [True, False])
+async def test_too_few_descriptors_are_said_where_there_may_be_clients(
+    with_hub: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1000, 1000))
+    async with running_server(with_hub=with_hub) as server:
+        assert (await server.ask("GET /health HTTP/1.1\nHost: localhost"))[0] == 200
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line.partition(",")[0] for line in said] == ["BRIDGE_MAX_CLIENTS is 10000"] * with_hub
 
 
 # --- visitors ---
