@@ -1,0 +1,245 @@
+"""Clients that go from worker to worker by their cursor, whatever happens: each event once, or a gap says so.
+
+Everything that a worker's feed, a log and a socket can do happens in any order; the commits tell what is owed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from unittest import mock
+
+import trio
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from bridge.core.topics import Subscription
+from bridge.core.wire import pong_json
+from bridge.hub import Buffers
+from bridge.hub.encoding import Message, Protocol, encode
+from bridge.telemetry import log
+from tests.support.hub_world import CHANNELS, UNLIMITED, Traveller, Worker, World
+
+Step = tuple[str, int, int]
+
+TRAFFIC = ["nothing", "commit", "commit", "commit", "commit_b", "work", "work"]
+FEEDS = ["lose_log", "open_session", "lose_session", "join", "stall", "unstall"]
+LOSSES = ["break_log", "join_anyway", "restart"]
+MOVES = ["leave", "go", "leave", "go", "wait", "pong", "tick"]
+READING = ["stop", "read", "read"]
+
+BOTH = Subscription(frozenset(CHANNELS))
+ONLY_A, ONLY_B = Subscription(frozenset({"a"})), Subscription(frozenset({"b"}))
+
+
+def scenarios(*names: Sequence[str], least: int = 40) -> st.SearchStrategy[list[Step]]:
+    return st.lists(
+        st.tuples(
+            st.sampled_from([name for some in names for name in some]),
+            st.integers(0, 3),
+            st.sampled_from([0, 1, 2, 3, 5, 9]),
+        ),
+        min_size=least,
+        max_size=3 * least,
+    )
+
+
+class Scene:
+    """Two workers and some travellers."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        wanted: Sequence[dict[str | None, Subscription]],
+        *,
+        history_entries: int,
+        client_bytes: int,
+        drops: bool,
+        overlapping: bool = False,
+    ) -> None:
+        self.world = World()
+        self._nursery = nursery
+        self.overlapping = overlapping
+        """Whether an event may be wanted by several subscriptions of one client."""
+        self._options = history_entries, client_bytes, drops
+        self.workers = [self._make(), self._make()]
+        self.restarts = 0
+        protocols: list[Protocol] = ["ws", "sse"]
+        self.travellers = [
+            Traveller(self.world, nursery, wants, protocols[number % 2] if len(wants) == 1 else "ws")
+            for number, wants in enumerate(wanted)
+        ]
+        for worker in self.workers:
+            worker.join_log()
+
+    def _make(self) -> Worker:
+        history_entries, client_bytes, drops = self._options
+        return Worker(self.world, history_entries=history_entries, buffers=Buffers(client_bytes, 1 << 24, drops=drops))
+
+    async def do(self, step: Step) -> None:
+        name, who, much = step
+        worker, traveller = self.workers[who % 2], self.travellers[who % len(self.travellers)]
+        connection = traveller.connection
+        match name:
+            case "commit":
+                self.world.commit(1 + much)
+            case "commit_b":
+                self.world.commit(1 + much, "b")
+            case "work":
+                worker.work(much or UNLIMITED)
+            case "lose_log":
+                worker.lose_log()
+            case "open_session":
+                worker.open_session()
+            case "lose_session":
+                worker.lose_session()
+            case "join":
+                worker.join_log()
+            case "join_anyway" if not self.world.stalled:
+                worker.join_log(give_up=True)
+            case "stall":
+                self.world.stalled = True
+            case "unstall":
+                self.world.stalled = False
+                self.world.write()
+            case "break_log":
+                self.world.break_log()
+            case "restart":
+                self._restart(who % 2)
+            case "leave" if not (self.overlapping and traveller.replaying):
+                traveller.leave(much)
+            case "go":
+                traveller.connect(self.workers[much % 2], UNLIMITED if much < 5 else 300 * much)
+            case "wait":
+                await self._catch_up()
+                await trio.sleep(much)
+            case "tick":
+                worker.hub.tick(after_pause=True)
+            case "pong" if connection is not None:
+                cursor = connection.worker.hub.cursor(connection.client)
+                pong = Message(pong_json(cursor), "pong", str(cursor or ""))
+                connection.client.put(encode(connection.client.protocol, pong))
+            case "stop" if connection is not None:
+                connection.socket.room = 40 * much
+            case "read" if connection is not None:
+                connection.socket.give_room(200 * much or UNLIMITED)
+        await wait_all_tasks_blocked()
+        for each in self.travellers:
+            each.take()
+            if each.connection is not None and each.connection.client not in each.connection.worker.hub.members:
+                each.leave(0)
+
+    def _restart(self, number: int) -> None:
+        for traveller in self.travellers:
+            if traveller.connection is not None and traveller.connection.worker is self.workers[number]:
+                traveller.leave(0)
+        self.workers[number] = self._make()
+        self.restarts += 1
+
+    async def _catch_up(self) -> None:
+        """Before time passes, every worker gets what there is: none is seconds behind."""
+        await self.do(("unstall", 0, 0))
+        for worker in self.workers:
+            worker.work(UNLIMITED)
+
+    async def come_to_rest(self) -> None:
+        """All is well again, everybody is somewhere and reads."""
+        await self.do(("unstall", 0, 0))
+        for worker in self.workers:
+            worker.join_log()
+            worker.join_log(give_up=True)
+            assert worker.in_log
+        for name in ("wait", "wait", "commit", "commit_b", "wait"):
+            for traveller in self.travellers:
+                traveller.connect(self.workers[0], UNLIMITED)
+                assert traveller.connection is not None
+                traveller.connection.socket.give_room(UNLIMITED)
+            await self._catch_up()
+            await self.do((name, 0, 30 if name == "wait" else 0))
+        for traveller in self.travellers:
+            traveller.take()
+
+
+def run_scene(steps: Sequence[Step], wanted: Sequence[dict[str | None, Subscription]], **options: Any) -> Scene:
+    """The scene when all has come to rest."""
+    scenes: list[Scene] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            scene = Scene(nursery, wanted, **options)
+            scenes.append(scene)
+            for step in steps:
+                await scene.do(step)
+            await scene.come_to_rest()
+            for traveller in scene.travellers:
+                assert traveller.connection is not None
+                assert traveller.connection.scopes == set(), "a task is left"
+                traveller.leave(0)
+            for worker in scene.workers:
+                assert len(worker.hub.members) == 0
+                assert worker.hub.members.lacking == {}
+                assert worker.hub._waiting == {}
+                assert worker.hub.buffers.total_bytes == 0
+            nursery.cancel_scope.cancel()
+
+    with (
+        mock.patch("trio.lowlevel.wait_writable", lambda socket: socket.wait_writable()),
+        mock.patch.object(log, "disabled", True),
+    ):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    return scenes[0]
+
+
+def complaints(scene: Scene) -> list[str]:
+    found: list[str] = []
+    for number, traveller in enumerate(scene.travellers):
+        wrong = [f"{number}: {line}" for line in traveller.complaints()]
+        for message in traveller.messages if wrong else ():
+            note(f"{number}: {message}")
+        found += wrong
+    return found
+
+
+ROOMY: dict[str, Any] = {"history_entries": 10_000, "client_bytes": 1 << 20, "drops": False}
+ONE_EACH: list[dict[str | None, Subscription]] = [{None: BOTH}, {None: ONLY_A}, {None: ONLY_B}, {None: BOTH}]
+
+
+@given(scenarios(TRAFFIC, FEEDS, MOVES))
+@settings(deadline=None)
+def test_nothing_is_lost_where_the_log_has_everything(steps: list[Step]) -> None:
+    scene = run_scene(steps, ONE_EACH, **ROOMY)
+    assert complaints(scene) == []
+
+
+@given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES), st.sampled_from([1, 4, 20, 1000]))
+@settings(deadline=None)
+def test_each_event_comes_once_or_a_gap_says_so(steps: list[Step], history_entries: int) -> None:
+    scene = run_scene(steps, ONE_EACH, history_entries=history_entries, client_bytes=1 << 20, drops=False)
+    assert complaints(scene) == []
+
+
+@given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, READING), st.sampled_from([4, 1000]), st.booleans())
+@settings(deadline=None)
+def test_clients_that_read_slowly(steps: list[Step], history_entries: int, drops: bool) -> None:
+    scene = run_scene(steps, ONE_EACH, history_entries=history_entries, client_bytes=1500, drops=drops)
+    assert complaints(scene) == []
+
+
+@given(scenarios(TRAFFIC, FEEDS, MOVES, READING), st.booleans())
+@settings(deadline=None)
+def test_several_subscriptions(steps: list[Step], drops: bool) -> None:
+    wanted: list[dict[str | None, Subscription]] = [{None: ONLY_A, "x": ONLY_B}, {"x": ONLY_A, "y": ONLY_B}]
+    scene = run_scene(steps, wanted, history_entries=1000, client_bytes=1500, drops=drops)
+    assert complaints(scene) == []
+
+
+@given(scenarios(TRAFFIC, FEEDS, MOVES))
+@settings(deadline=None)
+def test_an_event_comes_once_however_many_subscriptions_want_it(steps: list[Step]) -> None:
+    """But where a replay of one of them is interrupted: nobody knows then which of them brought what."""
+    wanted: list[dict[str | None, Subscription]] = [
+        {None: ONLY_A, "x": BOTH},
+        {None: BOTH, "x": ONLY_B},
+        {"x": BOTH, "y": BOTH},
+    ]
+    scene = run_scene([step for step in steps if step[0] != "leave" or not step[2]], wanted, overlapping=True, **ROOMY)
+    assert complaints(scene) == []
