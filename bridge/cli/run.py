@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -49,7 +50,9 @@ def run_listen(flags: Flags) -> None:
 
 def _run(settings: Settings, service: Service, *, serves_clients: bool) -> None:
     setup_logging(settings.log_format, settings.log_level)
+    signal.signal(signal.SIGHUP, lambda *_: None)  # it asks to read files again, also when nobody listens to it yet
     with contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGHUP, signal.SIG_IGN)  # an interpreter that ends forgets its handlers
         servers: Servers | None = None
         if settings.embedded:
             servers = stack.enter_context(started())

@@ -6,7 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -111,6 +111,18 @@ def test_a_second_signal_ends_it_at_once(stack: Stack, settings: dict[str, str])
         assert time.monotonic() - started < 2
         wait_until(lambda: all(map(closed, connected)), lambda: "somebody was not told")
         assert {close_of(client)[0] for client in connected} == {1001}
+
+
+def test_sighup_while_it_starts_and_while_it_ends_changes_nothing(settings: dict[str, str]) -> None:
+    with bridge(settings, "serve") as running:
+        for _ in range(50):
+            running.process.send_signal(signal.SIGHUP)
+        running.wait_until_ready()
+        running.process.send_signal(signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            while running.process.poll() is None:
+                running.process.send_signal(signal.SIGHUP)
+        assert running.process.wait(5) == 0
 
 
 def test_sighup_ends_nothing(stack: Stack, settings: dict[str, str]) -> None:
