@@ -1,7 +1,9 @@
 """Subscribing and unsubscribing on an open WebSocket, and what becomes of clients that say too much."""
 
+import gc
 import json
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -263,3 +265,47 @@ async def test_the_answer_to_a_close_ends_the_connection_at_once() -> None:
         assert await heard(client) == ("close", (1001, "retry=1"))
         await client.send_frame(b"\x03\xe9", 8)
         assert await heard(client) == ("end", None)
+
+
+async def test_pongs_that_nobody_asked_for_are_read_at_the_rate_that_is_allowed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running_server() as server:
+        client = await server.websocket()
+        await subscribed(client, None)
+        began, seconds = trio.current_time(), 3
+        await client.send(client_frame(b"", 10) * int(FRAMES_BURST + seconds * FRAMES_PER_SECOND))
+        await say(client, "ping")
+        assert (await heard(client))["type"] == "pong"
+        assert trio.current_time() - began >= seconds
+
+
+async def test_a_client_that_the_library_reads_is_alive_while_it_answers() -> None:
+    async with running_server() as server:
+        client = await server.websocket()
+        await subscribed(client, None)
+        await client.send(b"\x01\x80\0\0\0\0" + b"\x80\x80\0\0\0\0")
+        await refused(client, "bad_message")
+        for _ in range(3):
+            await pinged(server, client)
+            await client.send_frame(b"", 10)
+            with trio.fail_after(5):
+                while not all(one.heard for one in server.hub.clients):  # noqa: ASYNC110, nobody tells
+                    await trio.sleep(0.001)
+        assert server.hub.client_count == 1
+
+
+async def test_nothing_is_kept_of_a_client_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    grant_all(monkeypatch, Grant(None, (), time.time() + 3600))
+    async with running_server() as server:
+        client = await server.websocket()
+        await subscribed(client, None)
+        await say(client, "subscribe", sub="x")
+        await subscribed(client, "x")
+        (gone,) = [weakref.ref(one) for one in server.hub.clients]
+        await client.close()
+        with trio.fail_after(5):
+            while gone() is not None:
+                await trio.sleep(0.01)
+                server.hub.tick()  # the ended are looked through now and then
+                gc.collect()
