@@ -30,15 +30,14 @@ class OpenGap:
     sub: str | None = None
     """The digest of the only subscription it concerns (see `sub_digest`); None: all of the client's."""
 
+    @property
+    def bounds(self) -> tuple[Position, Position]:
+        return self.after, self.before
+
     def advanced(self, late: Position, timeline: Timeline) -> "OpenGap":
         """The same, when this late event has come too."""
         others = [one for one in self.through if timeline.convert(one, late.term) is None]
         return replace(self, through=(*others[1 - MAX_THROUGH :], late))
-
-    def begin(self, timeline: Timeline) -> Position:
-        """What comes after this position, to the first break in the gap, is missing."""
-        related = [one for one in self.through if timeline.convert(self.after, one.term) is not None]
-        return related[-1] if related else self.after
 
 
 @dataclass(frozen=True, slots=True)

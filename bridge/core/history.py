@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bridge.core.cursor import OpenGap
-from bridge.core.events import Event, Filled, Gap, Past, in_order
+from bridge.core.events import Event, Filled, Gap, Past, in_order, late
 from bridge.core.position import Position, Timeline
 
 MAX_STRETCHES = 1000
@@ -39,6 +39,8 @@ class Inside:
     """What lies in an open gap: the events that came meanwhile, and what became of the rest."""
 
     events: Sequence[Event]
+    places: Sequence[tuple[int, int]]
+    """Where each of them is, in an order that all events of this history have."""
     rest: Literal["filled", "pending", "lost"]
     ties: frozenset[Bounds]
     """The pending gaps of this history that the rest lies in."""
@@ -145,24 +147,26 @@ class History:
     def after(self, position: Position) -> Iterator[Event | Gap]:
         """What a client that has everything through `position` lacks, in order; nothing where that is not related.
 
-        Begins with a gap where that is too old. A gap that the position lies in begins there.
+        Begins with a gap where that is too old. A gap that the position lies in begins there. What came late in a gap
+        follows it, and is late, until the gap is filled: something may be missing before it.
         """
         place = self._place(position)
         first = self._first_related(position) if place is None else place
         if first is None:
             return
-        sent = position
+        tail: Sequence[Event] = ()
         for index, stretch in enumerate(self._stretches[first:], first):
             if index != place:
                 if stretch.gap is not None:
-                    yield self._gap_from(stretch.gap, sent, exact=index > first)
+                    yield self._gap_from(stretch.gap, position, exact=index > first)
                 elif index == first:
                     yield Gap(position, stretch.floor.plus(1), "history_trimmed")
+            yield from (late(event, None) for event in tail)
             at = self._timeline.convert(position, stretch.floor.term)
             begin = 0 if at is None else bisect_right(stretch.events, at, key=self._key(stretch))
-            for event in stretch.events[begin:]:
-                yield event
-                sent = event.position
+            end = max(begin, self._begin_of_late(index))
+            yield from stretch.events[begin:end]
+            tail = stretch.events[end:]
 
     def places(self, gap: OpenGap) -> bool:
         """Whether it can be told what a client with this open gap lacks in it."""
@@ -172,26 +176,26 @@ class History:
         """What a client with this open gap lacks in it. Where the gap has no place here, it is lost."""
         span = self._span(gap)
         if span is None:
-            return Inside([], "lost", frozenset())
-        events: list[Event] = []
+            return Inside([], [], "lost", frozenset())
+        found: list[tuple[Event, tuple[int, int]]] = []
         ties: set[Bounds] = set()
         lost = False
-        begin = gap.begin(self._timeline)
         for index in range(span[0], span[1] + 1):
             stretch = self._stretches[index]
             if index > span[0] and stretch.gap is not None:
                 lost = lost or not stretch.gap.pending
                 if stretch.gap.pending:
                     ties.add(_bounds(stretch.gap))
-            low = self._timeline.convert(begin, stretch.floor.term)
+            low = self._timeline.convert(gap.after, stretch.floor.term)
             high = self._timeline.convert(gap.before, stretch.floor.term)
             key = self._key(stretch)
             first = 0 if low is None else bisect_right(stretch.events, low, key=key)
             last = len(stretch.events) if high is None else bisect_left(stretch.events, high, key=key)
-            events += stretch.events[first:last]
+            found += [(stretch.events[at], (index, at)) for at in range(first, last)]
         for through in gap.through:
-            events = [event for event in events if not self._is_through(event, through)]
-        return Inside(events, "lost" if lost else "pending" if ties else "filled", frozenset(ties))
+            found = [one for one in found if not self._is_through(one[0], through)]
+        events, places = [event for event, _ in found], [place for _, place in found]
+        return Inside(events, places, "lost" if lost else "pending" if ties else "filled", frozenset(ties))
 
     def _place(self, position: Position) -> int | None:
         """The newest stretch that is known to hold what follows the position."""
@@ -208,9 +212,18 @@ class History:
                 return index
         return None
 
+    def _begin_of_late(self, index: int) -> int:
+        """Where in a stretch the late events of the gap behind it begin."""
+        stretch = self._stretches[index]
+        behind = self._stretches[index + 1].gap if index + 1 < len(self._stretches) else None
+        if behind is None or behind.after is None:
+            return len(stretch.events)
+        at = self._timeline.convert(behind.after, stretch.floor.term)
+        return len(stretch.events) if at is None else bisect_right(stretch.events, at, key=self._key(stretch))
+
     def _span(self, gap: OpenGap) -> tuple[int, int] | None:
         """The first and the last stretch that what is missing in the gap may lie in; None where that is not known."""
-        first, last = self._place(gap.begin(self._timeline)), self._place(gap.before.plus(-1))
+        first, last = self._place(gap.after), self._place(gap.before.plus(-1))
         if first is None or last is None:
             return None
         behind = self._stretches[last + 1].gap if last + 1 < len(self._stretches) else None
@@ -236,14 +249,16 @@ class History:
             return False
         return self._timeline.convert(position, gap.after.term) is not None
 
-    def _gap_from(self, gap: Gap, sent: Position, *, exact: bool) -> Gap:
-        """The gap, from what was sent on where that lies in it. Not `exact`: nobody knows where it lies, so what is
-        missing may not come late."""
-        if not exact and not self._comparable(sent, gap):
-            return Gap(sent, gap.before, gap.reason)
-        after = self._timeline.convert(sent, gap.after.term) if gap.after is not None else None
+    def _gap_from(self, gap: Gap, position: Position, *, exact: bool) -> Gap:
+        """The gap, from the client's position on where that lies in it.
+
+        Not `exact`: nobody knows whether it does, so the gap is final, and nothing of it comes late.
+        """
+        if not exact and not self._comparable(position, gap):
+            return Gap(position, gap.before, gap.reason)
+        after = self._timeline.convert(position, gap.after.term) if gap.after is not None else None
         if gap.after is not None and after is not None and after > gap.after:
-            return Gap(sent, gap.before, gap.reason, gap.pending)
+            return Gap(position, gap.before, gap.reason, gap.pending)
         return gap
 
     def _key(self, stretch: Stretch) -> "_Key":

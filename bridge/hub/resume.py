@@ -7,8 +7,11 @@ A client that hears something already cannot go back: a further subscription wit
 lacks comes late, in a gap of its own that only the cursor shows.
 """
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,8 +19,9 @@ import trio
 from bridge.core import events
 from bridge.core.cursor import Cursor, OpenGap, sub_digest
 from bridge.core.events import Event, Gap
-from bridge.core.history import Bounds
+from bridge.core.history import Bounds, Inside
 from bridge.core.position import Position
+from bridge.core.wire import position_json
 from bridge.hub.client import Chunk, Client, State
 from bridge.hub.encoding import Message, encode, end_message, event_message, gap_message
 from bridge.hub.lack import Lack
@@ -48,6 +52,17 @@ def resume(hub: "Hub", client: Client, name: str | None, wish: Wish) -> None:
     resumption = Resumption(hub, client, name, wish, wish.cursor)
     if not (resumption.ready and resumption.begin()):
         client.run(resumption.finish)
+
+
+def merged(insides: Sequence[Inside]) -> Iterator[tuple[Event, list[int]]]:
+    """What lies in any of these gaps, each once and in order, and in which of them: they may overlap."""
+    rows = (
+        [(place, at, event) for place, event in zip(one.places, one.events, strict=True)]
+        for at, one in enumerate(insides)
+    )
+    for _, same in groupby(heapq.merge(*rows, key=itemgetter(0)), key=itemgetter(0)):
+        found = list(same)
+        yield found[0][2], [at for _, at, _ in found]
 
 
 class Resumption:
@@ -135,7 +150,9 @@ class Resumption:
         """The cursor means nothing here: say so, and begin with what is live."""
         hub, client, cursor = self._hub, self._client, self._cursor
         lacks = hub.members.lacking.get(client, ())
-        hub.greet(client, self._name, self._wish, hub.cursor_of(lacks))
+        hears = bool(hub.members.get(client).heard)
+        # Who loses the gap that follows must not go on from behind it.
+        hub.greet(client, self._name, self._wish, hub.cursor_of(lacks) if hears else cursor)
         hub.join(client, self._name, (), hub.position)
         gaps = [Gap(gap.after, gap.before, "unknown_position") for gap in cursor.open_gaps] if cursor else []
         next_one = hub.position.plus(1) if hub.position else None
@@ -153,11 +170,13 @@ class Resumption:
         mine = (None, sub_digest(self._name))
         gaps = tuple(replace(gap, sub=None) for gap in cursor.open_gaps if gap.sub in mine)
         self._wish.cursor = Cursor(cursor.position, gaps)
-        self._wish.gaps = frozenset((gap.after, gap.before) for gap in gaps)
+        self._wish.gaps = frozenset(gap.bounds for gap in gaps)
         self._since = cursor.position
-        hub.greet(self._client, self._name, self._wish, self._wish.cursor)
+        here: Cursor | None = self._wish.cursor
         if hub.members.get(self._client).heard:
             self._go_live_first(self._wish.cursor)
+            here = hub.cursor(self._client)  # that of the connection, which says what is to come late
+        hub.greet(self._client, self._name, self._wish, here)
         return self._go_on()
 
     def _go_on(self) -> bool:
@@ -173,7 +192,7 @@ class Resumption:
         said = tuple(Lack(gap, set()) for gap in cursor.open_gaps)
         frames: list[bytes] = []
         size = 0
-        ties: dict[OpenGap, frozenset[Bounds]] = {}
+        ties: dict[Bounds, frozenset[Bounds]] = {}
         for message, here in self._missing(cursor, ties):
             self._wish.cursor = cursor = here
             if message is not None:
@@ -183,7 +202,7 @@ class Resumption:
                     break
         else:
             self._send(frames, begun_at, said)
-            lacks = tuple(Lack(gap, set(ties[gap])) for gap in cursor.open_gaps)
+            lacks = tuple(Lack(gap, set(ties[gap.bounds])) for gap in cursor.open_gaps)
             self._hub.join(self._client, self._name, lacks, self._since)
             return True
         self._send(frames, begun_at, said)
@@ -201,7 +220,7 @@ class Resumption:
             self._client.put(encode(self._client.protocol, gap_message(gap, here)))
 
     def _missing(
-        self, cursor: Cursor, ties: dict[OpenGap, frozenset[Bounds]]
+        self, cursor: Cursor, ties: dict[Bounds, frozenset[Bounds]]
     ) -> Iterator[tuple[Message | None, Cursor]]:
         """What the client lacks, and its cursor after each; `ties` gets what its open gaps are tied to."""
         history, wants = self._hub.history, self._wish.subscription.matches
@@ -210,30 +229,32 @@ class Resumption:
         def here() -> Cursor:
             return Cursor(position, tuple(gaps))
 
-        for gap in cursor.open_gaps:
-            at = gaps.index(gap)
-            inside = history.inside(gap)
-            for event in inside.events:
+        insides = [history.inside(gap) for gap in gaps]
+        for event, inside in merged(insides):
+            for at in inside:
                 gaps[at] = gaps[at].advanced(event.position, self._hub.timeline)
-                yield (event_message(events.late(event, None), here()) if wants(event) else None), here()
-            open_gap = gaps[at]
-            if inside.rest == "pending":
-                ties[open_gap] = inside.ties
+            yield (event_message(events.late(event, None), here()) if wants(event) else None), here()
+        for gap, rest in list(zip(gaps, insides, strict=True)):
+            if rest.rest == "pending":
+                ties[gap.bounds] = rest.ties
                 continue
-            del gaps[at]
-            lack = Lack(gap, set(), None if inside.rest == "filled" else "failover")
-            yield end_message(lack, here()), here()
+            gaps.remove(gap)
+            yield end_message(Lack(gap, set(), None if rest.rest == "filled" else "failover"), here()), here()
+        latest: Bounds | None = None
         for item in history.after(position):
-            if isinstance(item, Event):
-                position = item.position
-                yield (event_message(item, here()) if wants(item) else None), here()
+            if isinstance(item, Gap):
+                position = item.passed or position
+                latest = (item.after, item.before)
+                if item.pending and item.after is not None and item.before is not None:
+                    gaps.append(OpenGap(item.after, item.before))
+                    ties[gaps[-1].bounds] = self._hub.pending_before(item.before)
+                yield gap_message(item, here()), here()
                 continue
-            position = item.passed or position
-            if item.pending and item.after is not None and item.before is not None:
-                open_gap = OpenGap(item.after, item.before)
-                gaps.append(open_gap)
-                ties[open_gap] = self._hub.pending_before(item.before)
-            yield gap_message(item, here()), here()
+            if not item.late:
+                position = item.position
+            elif gaps and latest == gaps[-1].bounds:
+                gaps[-1] = gaps[-1].advanced(item.position, self._hub.timeline)
+            yield (event_message(item, here()) if wants(item) else None), here()
 
     def _go_live_first(self, cursor: Cursor) -> None:
         """The client hears other subscriptions already: this one joins them, and what it lacks comes late."""
@@ -251,24 +272,24 @@ class Resumption:
     def _fill(self) -> bool:
         """One round of what comes late; True if that was all."""
         hub, client = self._hub, self._client
+        lacks = tuple(lack for lack, _ in self._replaying)
+        insides = [hub.history.inside(lack.gap) for lack in lacks]
         frames: list[bytes] = []
         size = 0
-        while self._replaying:
-            lack, announced = self._replaying[0]
-            inside = hub.history.inside(lack.gap)
-            for event in inside.events:
-                lack.gap = lack.gap.advanced(event.position, hub.timeline)
-                cursor = hub.cursor(client)
-                if cursor is not None and self._is_new(event, lack.gap):
-                    frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
-                    size += len(frames[-1])
-                    if size > self._round_bytes:
-                        self._send(frames, None, (lack,))
-                        return False
-            del self._replaying[0]
-            frames += self._end(lack, inside.rest, inside.ties, announced=announced)
-            self._send(frames, None, (lack,))
-            frames, size = [], 0
+        for event, inside in merged(insides):
+            for at in inside:
+                lacks[at].gap = lacks[at].gap.advanced(event.position, hub.timeline)
+            cursor = hub.cursor(client)
+            if cursor is not None and self._is_new(event, [lacks[at].gap for at in inside]):
+                frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
+                size += len(frames[-1])
+                if size > self._round_bytes:
+                    self._send(frames, None, lacks)
+                    return False
+        for (lack, announced), rest in zip(self._replaying, insides, strict=True):
+            frames += self._end(lack, rest.rest, rest.ties, announced=announced)
+        self._replaying.clear()
+        self._send(frames, None, lacks)
         return True
 
     def _end(self, lack: Lack, rest: str, ties: frozenset[Bounds], *, announced: bool) -> list[bytes]:
@@ -277,31 +298,31 @@ class Resumption:
         lack.replaying = False
         if rest == "pending":
             lack.ties = set(ties)
-            gap = Gap(lack.gap.after, lack.gap.before, "failover", pending=True)
-            if announced:
-                return []
         else:
             hub.members.lack(client, tuple(one for one in hub.members.lacking.get(client, ()) if one is not lack))
             lack.lost = "failover" if rest == "lost" else None
-            gap = Gap(lack.gap.after, lack.gap.before, "failover")
-            if rest == "filled" and not announced:
-                return []
         cursor = hub.cursor(client)
-        if cursor is None:
+        if cursor is None or (rest == "pending" and announced):
             return []
-        message = gap_message(gap, cursor) if rest == "pending" else end_message(lack, cursor)
+        if rest == "pending":
+            message = gap_message(Gap(lack.gap.after, lack.gap.before, "failover", pending=True), cursor)
+        elif rest == "filled" and not announced:  # only the cursor showed it, and no longer does
+            message = Message(position_json(cursor), "position", str(cursor))
+        else:
+            message = end_message(lack, cursor)
         return [encode(client.protocol, message)]
 
-    def _is_new(self, event: Event, gap: OpenGap) -> bool:
-        """Whether the subscription wants this event of a gap, and no other one of the client has brought it."""
+    def _is_new(self, event: Event, gaps: list[OpenGap]) -> bool:
+        """Whether the subscription wants this event of these gaps, and no other one of the client has brought it."""
         if not self._wish.subscription.matches(event):
             return False
         others, follows = self._hub.members.get(self._client).heard.items(), self._hub.history.follows
+        bounds = {(gap.after, gap.before) for gap in gaps}
         return not any(
             name != self._name
             and other.subscription.matches(event)
             and other.since is not None
-            and ((gap.after, gap.before) in other.wish.gaps or follows(event.position, other.since))
+            and (bounds & other.wish.gaps or follows(event.position, other.since))
             for name, other in others
         )
 

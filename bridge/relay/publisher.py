@@ -148,7 +148,7 @@ class Publisher:
             case Append(index, at):
                 self.caught_up.set(False)
                 self._tape.mark_written(index)
-                emptied = self._state.tail is None and self.tail is not None  # one who has just come would begin it anew
+                emptied = self._state.tail is None and self.tail is not None  # whoever comes now would begin it anew
                 if self.appending or emptied or self._stood_still(PATIENCE_SECONDS, jittered=True):
                     await self._append(log, index, at)
                     if self._beat_due:

@@ -78,6 +78,11 @@ RUNS = {
         '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
         '[0.1,"big_burst",0,0.05,0],[0.0,"redis_loading",0,5.0,0]],true,20,false]'
     ),
+    "a late event stood for earlier ones of its gap that the log had trimmed": (
+        '[1,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
+        '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"postgres_refuse",0,0.05,0],'
+        '[2.5,"redis_loading",0,1.5,0]],true,20,false]'
+    ),
     "a packet that waited overtook a slow one": (
         '[3,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.1,"slow_postgres",0,0.05,40],'
         '[0.1,"block_postgres",0,0.3,0]],true,1000,false]'
