@@ -315,7 +315,7 @@ class Traveller:
                 self._subscribed.add(message["sub"])
                 if len(self._subscribed) == len(self.wants):
                     self._whole_at = len(self.messages) + 1
-                if message["sub"] not in self.begun:
+                if message["sub"] not in self.begun and cursor is not None:
                     self._safe = len(self.messages) + 1
                     self.begun[message["sub"]] = self._world.index(cursor.partition("~")[0]) + 1
             self.messages.append(message)
