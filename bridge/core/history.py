@@ -89,9 +89,7 @@ class History:
             self.add_gap(Gap(newest, event.position, "failover"))
             last = self._stretches[-1]
         last.events.append(event)
-        self._count += 1
-        if self._count > self._entries + self._entries // 10:
-            self._trim()
+        self._grow()
 
     def insert(self, event: Event) -> None:
         """A late event. One that has no place here lies in a gap: there it stays missing."""
@@ -100,7 +98,7 @@ class History:
             if at is not None and at > stretch.floor:
                 index = bisect_left(stretch.events, at, key=self._key(stretch))
                 stretch.events.insert(index, in_order(event))
-                self._count += 1
+                self._grow()
                 return
         for stretch in self._stretches:
             if stretch.gap is not None and stretch.gap.pending and _bounds(stretch.gap) == event.hole:
@@ -263,6 +261,12 @@ class History:
 
     def _key(self, stretch: Stretch) -> "_Key":
         return _Key(self._timeline, stretch.floor.term)
+
+    def _grow(self) -> None:
+        """One event more."""
+        self._count += 1
+        if self._count > self._entries + self._entries // 10:
+            self._trim()
 
     def _trim(self) -> None:
         surplus = self._count - self._entries
