@@ -66,7 +66,12 @@ class Ledger:
         return max(0, high - low) - claimed
 
     def newest(self, term: int) -> Position | None:
-        """The newest claimed position that is related to `term`, in its numbering."""
+        """The newest claimed position that is related to `term`, in its numbering.
+
+        Anybody may ask, for any term: one that is not known is not remembered.
+        """
+        if term not in self._timeline:
+            return None
         root = self._locate(Position(term, 0))
         spans = self._spans.get(root.term)
         return Position(term, spans[-1] - 1 - root.seq) if spans else None

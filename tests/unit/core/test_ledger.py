@@ -79,3 +79,13 @@ def test_forgotten_terms_leave_nothing_behind() -> None:
     for term in range(1, 1000):
         ledger.claim(Position(term, 1))
     assert len(ledger._spans) <= 12
+
+
+def test_asking_for_terms_that_nobody_has_heard_of_remembers_nothing() -> None:
+    timeline = Timeline(newest_terms=10)
+    ledger = Ledger(timeline)
+    ledger.claim(Position(5, 1))
+    for term in range(100, 1000):
+        assert ledger.newest(term) is None
+    assert len(timeline) == 1
+    assert ledger.newest(5) == Position(5, 1)

@@ -1,0 +1,204 @@
+"""Clients that may lose messages instead of their connection: one gap for what was dropped, and it is true."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+
+from bridge.core.cursor import Cursor
+from bridge.core.events import Filled, Gap, late
+from bridge.core.position import Position
+from bridge.hub import Hub
+from bridge.hub.client import State
+from bridge.hub.encoding import Protocol
+from tests.support.frames import Message
+from tests.support.peers import (
+    EVERYTHING,
+    Peer,
+    happening,
+    kinds,
+    make_hub,
+    making_peers,
+    numbers,
+    of_kind,
+    sample,
+)
+
+HOLE = Position(1, 100), Position(2, 0)
+
+
+def dropping_hub(**options: Any) -> Hub:
+    return make_hub(drops=True, **{"client_bytes": 20_000, **options})
+
+
+def flood(hub: Hub, first: int, count: int, term: int = 1) -> None:
+    """More than a client can hold, in small portions."""
+    for n in range(first, first + count):
+        hub.deliver([happening(n, size=500, term=term)])
+
+
+def assert_true(messages: list[Message], through: int) -> None:
+    """Everything through this number came in order, or lies in a gap told at its place."""
+    newest = 0
+    for message in messages:
+        assert isinstance(message, dict)
+        if message["type"] == "notification":
+            assert message["payload"]["n"] == newest + 1
+            newest += 1
+        elif message["type"] == "gap":
+            assert message["reason"] == "slow_client"
+            assert Position.parse(message["after"]) == Position(1, newest)
+            newest = Position.parse(message["before"]).seq - 1
+            assert message["cursor"] == f"1-{newest}"
+    assert newest == through
+
+
+@pytest.mark.parametrize("protocol", ["ws", "sse"])
+@pytest.mark.parametrize("batch", [1, 30])
+async def test_what_is_dropped_is_told_in_one_gap(protocol: Protocol, batch: int) -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow, other = made.subscribe(protocol=protocol), made.subscribe()
+        for first in range(1, 301, batch):
+            hub.deliver([happening(n, size=500) for n in range(first, first + batch)])
+            await other.read_until(first + batch - 1)
+        assert slow.client.held_bytes <= 20_000
+        await slow.read(lambda messages: "gap" in kinds(messages))
+        hub.deliver([happening(301), happening(302)])
+        assert_true((await slow.read_until(302))[1:], 302)
+        assert len(of_kind("gap", slow.messages)) == 1
+        assert numbers(other.messages)[:300] == list(range(1, 301)), "one stalled client costs the others nothing"
+        assert slow.client.state is State.OPEN
+        assert (hub.buffers.total_bytes, hub.buffers.holding) == (0, set())
+    assert sample(hub, "slow_disconnects_total") == 0
+
+
+async def test_a_client_that_is_always_too_slow_gets_data_between_its_gaps() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        sent = 0
+        for _ in range(20):
+            for _ in range(10):
+                hub.deliver([happening(sent + n, size=500) for n in range(1, 31)])
+                sent += 30
+            known = len(of_kind("gap", slow.messages))
+            await slow.read(lambda messages, known=known: len(of_kind("gap", messages)) > known)  # type: ignore[misc]
+        assert_true(slow.messages[1:], sent)
+        told = kinds(slow.messages)
+        assert all((one, other) != ("gap", "gap") for one, other in pairwise(told))
+        assert told.count("notification") > 20 * 10
+
+
+async def test_the_limit_of_all_together_makes_the_slowest_lag() -> None:
+    hub = dropping_hub(client_bytes=1 << 20, total_bytes=50_000)
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        flood(hub, 1, 200)
+        assert hub.buffers.total_bytes <= 50_000
+        assert slow.client.state is State.OPEN
+        await slow.read(lambda messages: "gap" in kinds(messages))
+        hub.deliver([happening(201)])
+        assert_true((await slow.read_until(201))[1:], 201)
+
+
+async def test_answers_are_never_dropped() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        flood(hub, 1, 200)
+        assert slow.client.lagging
+        hub.subscribe(slow.client, "more", EVERYTHING)
+        flood(hub, 201, 100)
+        messages = await slow.pong()
+        hub.deliver([happening(301)])
+        messages = await slow.read_until(301)
+        assert [one["sub"] for one in of_kind("subscribed", messages)] == [None, "more"]
+        data = [one for one in messages if not isinstance(one, dict) or one["type"] not in ("subscribed", "pong")]
+        assert_true(data, 301)
+
+
+def stall(hub: Hub, slow: Peer, first: int, count: int = 200) -> int:
+    """More than the client can hold; the number after the last one."""
+    flood(hub, first, count, term=2)
+    assert slow.client.lagging
+    return first + count
+
+
+async def test_a_pending_gap_that_comes_and_goes_while_a_client_lags_is_part_of_what_it_missed() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow, other = made.subscribe(), made.subscribe(buffer_bytes=1 << 20)
+        flood(hub, 1, 100)
+        assert slow.client.lagging
+        hub.deliver([Gap(*HOLE, "failover", pending=True), happening(1, term=2, number=1008)])
+        hub.deliver([late(happening(101), HOLE), Filled(*HOLE), happening(2, term=2, number=1009)])
+        messages = await slow.read(lambda messages: "gap" in kinds(messages))
+        (gap,) = of_kind("gap", messages)
+        assert (gap["after"], gap["before"], gap["cursor"]) == (f"1-{numbers(messages)[-1]}", "2-3", "2-2")
+        assert "pending" not in gap
+        hub.deliver([happening(3, term=2, number=1010)])
+        messages = await slow.read_until(1010)
+        assert kinds(messages)[-1] == "notification"
+        assert "filled" not in kinds(messages)
+        assert kinds(await other.read_until(1010)).count("filled") == 1
+
+
+async def test_a_pending_gap_of_which_a_late_event_was_missed_is_final_and_ends_once() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        hub.deliver([happening(100), Gap(*HOLE, "failover", pending=True)])
+        assert kinds(await slow.read_count(3)) == ["subscribed", "notification", "gap"]
+        following = stall(hub, slow, 1)
+        hub.deliver([late(happening(101), HOLE)])
+        messages = await slow.read(lambda messages: len(of_kind("gap", messages)) == 3)
+        pending, *told = of_kind("gap", messages)
+        assert {(one["after"], one["before"]) for one in told} == {
+            ("1-100", "2-0"),
+            (told[-1]["after"], f"2-{following}"),
+        }
+        assert all(one["reason"] == "slow_client" and "pending" not in one for one in told)
+        assert [Cursor.parse(one["cursor"]).open_gaps for one in told] == [(), ()]
+        known = len(messages)
+        hub.deliver([late(happening(102), HOLE), Filled(*HOLE), happening(following, term=2, number=1000)])
+        rest = (await slow.read_until(1000))[known:]
+        assert kinds(rest) == ["notification"]
+        assert pending["pending"]
+
+
+async def test_a_pending_gap_stays_open_for_a_client_that_missed_nothing_of_it() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        hub.deliver([happening(100), Gap(*HOLE, "failover", pending=True)])
+        following = stall(hub, slow, 1)
+        messages = await slow.read(lambda messages: len(of_kind("gap", messages)) == 2)
+        assert Cursor.parse(of_kind("gap", messages)[-1]["cursor"]).open_gaps[0].bounds == HOLE
+        known = len(messages)
+        hub.deliver([late(happening(101), HOLE), Filled(*HOLE), happening(following, term=2, number=1000)])
+        rest = (await slow.read_until(1000))[known:]
+        assert kinds(rest) == ["notification", "filled", "notification"]
+
+
+async def test_a_lagging_client_that_goes_is_forgotten() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow, other = made.subscribe(), made.subscribe()
+        stall(hub, slow, 1)
+        made.disconnect(slow)
+        await trio.testing.wait_all_tasks_blocked()
+        assert made.tasks(slow) == 0
+        hub.deliver([happening(999, term=2)])
+        other.client.abort()
+        hub.deliver([])
+        assert (hub.client_count, hub.buffers.total_bytes, hub.buffers.holding) == (0, 0, set())
