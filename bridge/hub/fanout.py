@@ -32,6 +32,7 @@ PING_TICKS = 5
 """25 seconds between WebSocket pings; a peer that shows no life until the next one is dropped."""
 
 JOINED_BYTES = 256 * 1024
+MAX_KNOWN = 1000
 
 Item = Event | Gap | Filled | Past
 Newest = Callable[[int], Position | None]
@@ -68,6 +69,8 @@ class Hub:
         self._pending: set[Bounds] = set()
         self._waiting: dict[Client, None] = {}
         """Clients whose next subscription begins when the hub is live."""
+        self._known: dict[tuple[OpenGap, frozenset[Bounds]], Lack] = {}
+        """What clients lacked when they came, to be found by those who come with the same; it may have changed."""
         self._ticks = 0
         buffers.on_recovered = self._recovered
 
@@ -211,9 +214,21 @@ class Hub:
         member = self.members.get(client)
         wish = member.awaited.pop(name)
         self.members.put(client, name, wish, since)
-        self.members.lack(client, (*self.members.lacking.get(client, ()), *lacks))
+        self.members.lack(client, (*self.members.lacking.get(client, ()), *map(self._shared, lacks)))
         if member.awaited:
             client.run(partial(self._begin_after, client))
+
+    def _shared(self, lack: Lack) -> Lack:
+        """The same for all who lack the same: what is delivered is encoded once for each, not once for each client."""
+        if lack.replaying:
+            return lack
+        known = self._known.get((lack.gap, frozenset(lack.ties)))
+        if known is not None and (known.gap, known.ties, known.lost) == (lack.gap, lack.ties, lack.lost):
+            return known
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[lack.gap, frozenset(lack.ties)] = lack
+        return lack
 
     def greet(self, client: Client, name: str | None, wish: Wish, cursor: Cursor | None) -> None:
         """Say `subscribed`: from this cursor on nothing is missed."""
@@ -336,7 +351,7 @@ class Hub:
         lack: tuple[Lack, ...] = ()
         if gap.pending and gap.after is not None and gap.before is not None:
             self._pending.add(bounds)
-            lack = (Lack(OpenGap(gap.after, gap.before), {bounds}),)
+            lack = (self._shared(Lack(OpenGap(gap.after, gap.before), {bounds})),)
             for lacks, cohort in self.members.cohorts(clients).items():
                 for client in cohort:
                     self.members.lack(client, (*lacks, *lack))
@@ -346,6 +361,7 @@ class Hub:
         """A pending gap has ended, filled or `lost`. Whoever lacks something in it is told, once all that it is tied to
         has ended."""
         self._pending.discard(bounds)
+        self._known.clear()
         cohorts = self.members.cohorts(list(self.members.lacking))
         tied = {lack for lacks in cohorts for lack in lacks if bounds in lack.ties}
         for lack in tied:

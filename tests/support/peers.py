@@ -188,11 +188,13 @@ def make_hub(
     live: bool = True,
     timeline: Timeline | None = None,
 ) -> Hub:
-    """A hub whose newest position is that of the hub itself, in any related numbering."""
-    timeline = timeline or Timeline()
+    """A hub whose newest position is that of what it holds, in any related numbering."""
+    timeline = Timeline() if timeline is None else timeline
 
     def newest(term: int) -> Position | None:
-        return timeline.convert(hub.position, term) if hub.position is not None else None
+        held = [event.position for stretch in hub.history._stretches for event in stretch.events]
+        known = [timeline.convert(position, term) for position in (hub.position, *held) if position is not None]
+        return max((position for position in known if position is not None), default=None)
 
     hub = Hub(("a", "b"), Buffers(client_bytes, total_bytes, drops=drops), history_entries, Metrics(), timeline, newest)
     if live:
