@@ -137,8 +137,11 @@ class Worker:
         delivery.beside[self.session] = None
         self.hub.set_live(delivery.position)
 
-    def join_log(self, *, give_up: bool = False) -> None:
-        """Go over to the log if it is related to what was heard beside it; else, only when that is given up."""
+    def join_log(self, count: int = UNLIMITED, *, give_up: bool = False) -> None:
+        """Go over to the log if it is related to what was heard beside it; else, only when that is given up.
+
+        Reads so many entries. Where that is not all, late events have come, and more will at the next attempt.
+        """
         if self.in_log or not self.world.log:
             return
         delivery, source = self.delivery, self._source
@@ -153,7 +156,7 @@ class Worker:
             source._give_up(list(delivery.beside)[-1], end)
         if source.tail is None:
             self._start_at(end)
-        self._read_log(UNLIMITED)
+        self._read_log(count)
         source._joining_to = delivery.newest(end.term) or end
         if source.tail is not None and source._caught_up(source.tail):
             self.session, self.in_log = None, True

@@ -23,7 +23,7 @@ from tests.support.peers import happening
 Step = tuple[str, int, int]
 STEPS = [
     *("nothing", "commit", "commit", "work", "work", "look", "look"),
-    *("lose_log", "open_session", "lose_session", "join", "stall", "unstall", "break_log", "join_anyway"),
+    *("lose_log", "open_session", "lose_session", "join", "join", "stall", "unstall", "break_log", "join_anyway"),
 ]
 
 
@@ -123,7 +123,7 @@ class Scene:
             case "lose_session":
                 worker.lose_session()
             case "join":
-                worker.join_log()
+                worker.join_log(much or UNLIMITED)
             case "join_anyway" if not world.stalled:
                 worker.join_log(give_up=True)
             case "stall":

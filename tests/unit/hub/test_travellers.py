@@ -22,7 +22,7 @@ from tests.support.hub_world import CHANNELS, UNLIMITED, Traveller, Worker, Worl
 Step = tuple[str, int, int]
 
 TRAFFIC = ["nothing", "commit", "commit", "commit", "commit_b", "work", "work"]
-FEEDS = ["lose_log", "open_session", "lose_session", "join", "stall", "unstall"]
+FEEDS = ["lose_log", "open_session", "lose_session", "join", "join", "stall", "unstall"]
 LOSSES = ["break_log", "join_anyway", "restart"]
 MOVES = ["leave", "go", "leave", "go", "wait", "pong", "tick"]
 READING = ["stop", "read", "read"]
@@ -93,7 +93,7 @@ class Scene:
             case "lose_session":
                 worker.lose_session()
             case "join":
-                worker.join_log()
+                worker.join_log(much or UNLIMITED)
             case "join_anyway" if not self.world.stalled:
                 worker.join_log(give_up=True)
             case "stall":
