@@ -1,32 +1,39 @@
 """What a client gives to go on where it was: the last event that was not late, and the gaps that are still open.
 
-A cursor says exactly what its client has: everything through `position` but for the open gaps, and of each of these
-the late events through the last one. They come in order; where the log breaks within the gap, nobody knows what is
-missing at the break, so there is a last one on either side. So any worker can tell what a client lacks, and a resumed
-client gets each event once. To clients a cursor is opaque, and safe in a URL.
+A cursor says exactly what its client has: everything through `position` but for the open gaps, and of each of these the
+runs of late events that have come. So any worker can tell what a client lacks, and a resumed client gets each event
+once. To clients a cursor is opaque, and safe in a URL.
 """
 
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from bridge.core.position import Position, Timeline
 
 MAX_OPEN_GAPS = 24
 """Open gaps in one cursor: it must fit into the head of a request."""
-MAX_THROUGH = 8
-"""Breaks in one gap that a cursor tells apart: restarts of PostgreSQL while Redis was away."""
+MAX_RUNS = 12
+"""Runs in one gap that a cursor tells apart; of more, the oldest are forgotten, and their events may come again."""
 
 _SUB = re.compile(r"[0-9a-f]{8}")
 
 
+class Run(NamedTuple):
+    """Everything after the one position and through the other one."""
+
+    after: Position
+    last: Position
+
+
 @dataclass(frozen=True, slots=True)
 class OpenGap:
-    """A gap that may still be filled. Late events that are related to one of `through` have come through that one."""
+    """A gap that may still be filled, but for the runs of late events that have come."""
 
     after: Position
     before: Position
-    through: tuple[Position, ...] = ()
+    runs: tuple[Run, ...] = ()
     sub: str | None = None
     """The digest of the only subscription it concerns (see `sub_digest`); None: all of the client's."""
 
@@ -34,10 +41,27 @@ class OpenGap:
     def bounds(self) -> tuple[Position, Position]:
         return self.after, self.before
 
-    def advanced(self, late: Position, timeline: Timeline) -> "OpenGap":
-        """The same, when this late event has come too."""
-        others = [one for one in self.through if timeline.convert(one, late.term) is None]
-        return replace(self, through=(*others[1 - MAX_THROUGH :], late))
+    def advanced(self, late: Position, timeline: Timeline, *, begins: bool = False) -> "OpenGap":
+        """The same, when this late event has come too. It continues the run that is next before it, because late events
+        come in order, unless it `begins` one: nobody knows what may still come before it."""
+        best: tuple[Position, int] | None = None
+        for index, run in enumerate(() if begins else self.runs):
+            end = timeline.convert(run.last, late.term)
+            if end is not None and end < late and (best is None or end > best[0]):
+                best = end, index
+        if best is None:
+            return replace(self, runs=(*self.runs[1 - MAX_RUNS :], Run(late.plus(-1), late)))
+        runs = list(self.runs)
+        runs[best[1]] = runs[best[1]]._replace(last=late)
+        return replace(self, runs=tuple(runs))
+
+    def has(self, late: Position, timeline: Timeline) -> bool:
+        """Whether this position lies in a run."""
+        for run in self.runs:
+            after, last = timeline.convert(run.after, late.term), timeline.convert(run.last, late.term)
+            if after is not None and last is not None and after < late <= last:
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +72,7 @@ class Cursor:
     open_gaps: tuple[OpenGap, ...] = ()
 
     def __str__(self) -> str:
-        """``POSITION[~AFTER_BEFORE[_THROUGH.….THROUGH[_SUB]]]…``"""
+        """``POSITION[~AFTER_BEFORE[_RUN.….RUN[_SUB]]]…``, where a run is ``AFTER.LAST``."""
         return "~".join([str(self.position), *map(_gap_text, self.open_gaps)])
 
     @classmethod
@@ -64,19 +88,21 @@ def sub_digest(name: str | None) -> str:
 
 
 def _gap_text(gap: OpenGap) -> str:
-    parts = [str(gap.after), str(gap.before), ".".join(map(str, gap.through)), gap.sub or ""]
+    parts = [str(gap.after), str(gap.before), ".".join(str(bound) for run in gap.runs for bound in run), gap.sub or ""]
     return "_".join(parts).rstrip("_")
 
 
 def _parse_gap(text: str) -> OpenGap:
     after, before, *rest = text.split("_", 3)
-    through = rest[0] if rest else ""
+    bounds = [Position.parse(bound) for bound in rest[0].split(".", 2 * MAX_RUNS)] if rest and rest[0] else []
     sub = rest[1] if len(rest) == 2 else ""
+    if len(bounds) % 2:
+        raise ValueError(f"not a row of runs: {len(bounds)} bounds")
     if sub and not _SUB.fullmatch(sub):
         raise ValueError(f"not a subscription's digest: {sub!r}")
     return OpenGap(
         Position.parse(after),
         Position.parse(before),
-        tuple(map(Position.parse, through.split(".", MAX_THROUGH))) if through else (),
+        tuple(map(Run, bounds[::2], bounds[1::2])),
         sub or None,
     )

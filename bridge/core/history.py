@@ -10,7 +10,7 @@ Positions are compared as far as the timeline can relate them; stretches are in 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bridge.core.cursor import OpenGap
 from bridge.core.events import Event, Filled, Gap, Past, in_order, late
@@ -34,13 +34,21 @@ class Stretch:
     events: list[Event] = field(default_factory=list)
 
 
+class Found(NamedTuple):
+    """An event in an open gap."""
+
+    event: Event
+    place: tuple[int, int]
+    """Where it is, in an order that all events of a history have."""
+    begins: bool
+    """Whether something may be missing before it, though it is in the gap."""
+
+
 @dataclass(frozen=True)
 class Inside:
     """What lies in an open gap: the events that came meanwhile, and what became of the rest."""
 
-    events: Sequence[Event]
-    places: Sequence[tuple[int, int]]
-    """Where each of them is, in an order that all events of this history have."""
+    found: Sequence[Found]
     rest: Literal["filled", "pending", "lost"]
     ties: frozenset[Bounds]
     """The pending gaps of this history that the rest lies in."""
@@ -174,8 +182,8 @@ class History:
         """What a client with this open gap lacks in it. Where the gap has no place here, it is lost."""
         span = self._span(gap)
         if span is None:
-            return Inside([], [], "lost", frozenset())
-        found: list[tuple[Event, tuple[int, int]]] = []
+            return Inside([], "lost", frozenset())
+        found: list[Found] = []
         ties: set[Bounds] = set()
         lost = False
         for index in range(span[0], span[1] + 1):
@@ -189,11 +197,9 @@ class History:
             key = self._key(stretch)
             first = 0 if low is None else bisect_right(stretch.events, low, key=key)
             last = len(stretch.events) if high is None else bisect_left(stretch.events, high, key=key)
-            found += [(stretch.events[at], (index, at)) for at in range(first, last)]
-        for through in gap.through:
-            found = [one for one in found if not self._is_through(one[0], through)]
-        events, places = [event for event, _ in found], [place for _, place in found]
-        return Inside(events, places, "lost" if lost else "pending" if ties else "filled", frozenset(ties))
+            found += [Found(stretch.events[at], (index, at), at == first) for at in range(first, last)]
+        found = [one for one in found if not gap.has(one.event.position, self._timeline)]
+        return Inside(found, "lost" if lost else "pending" if ties else "filled", frozenset(ties))
 
     def _place(self, position: Position) -> int | None:
         """The newest stretch that is known to hold what follows the position."""
@@ -236,11 +242,6 @@ class History:
         for stretch in self._stretches:
             if stretch.gap is not None and _bounds(stretch.gap) == bounds:
                 stretch.gap = Gap(*bounds, "failover") if end is None and stretch.spoilt else end
-
-    def _is_through(self, event: Event, position: Position) -> bool:
-        """Whether an event is known to be no newer than the position."""
-        at = self._timeline.convert(event.position, position.term)
-        return at is not None and at <= position
 
     def _comparable(self, position: Position, gap: Gap | None) -> bool:
         if gap is None or gap.after is None:

@@ -307,12 +307,14 @@ class Hub:
         wanted = [client for group in self.members.match(event) for client in group.clients]
         said: dict[Lack, None] = {}
         told: list[Client] = []
+        known: dict[Lack, bool] = {}
         for client in wanted:
-            lacks = [
-                lack
-                for lack in self.members.lacking.get(client, ())
-                if self._lies_in(event, lack) and self.members.wants(client, event, lack.gap)
-            ]
+            lacks = []
+            for lack in self.members.lacking.get(client, ()):
+                if lack not in known:
+                    known[lack] = self._lies_in(event, lack)
+                if known[lack] and self.members.wants(client, event, lack.gap):
+                    lacks.append(lack)
             if lacks or self._was_owed(client, event):
                 said.update(dict.fromkeys(lacks))
                 told.append(client)
@@ -321,16 +323,15 @@ class Hub:
         self._tell(told, lambda cursor: event_message(event, cursor), tuple(said))
 
     def _lies_in(self, event: Event, lack: Lack) -> bool:
-        """Whether the client lacks this late event: it has what is not newer than the gap's low end, and what follows
-        the gap."""
+        """Whether this late event is one that was lacking."""
         if lack.replaying or (event.hole is not None and event.hole not in lack.ties):
             return False
-        term, gap = event.position.term, lack.gap
-        lows = [self.timeline.convert(bound, term) for bound in (gap.after, *gap.through)]
-        high = self.timeline.convert(gap.before, term)
-        if event.hole is None and high is None and not any(lows):
+        low = self.timeline.convert(lack.gap.after, event.position.term)
+        high = self.timeline.convert(lack.gap.before, event.position.term)
+        if event.hole is None and low is None and high is None:
             return False
-        return all(low is None or low < event.position for low in lows) and (high is None or event.position < high)
+        inside = (low is None or low < event.position) and (high is None or event.position < high)
+        return inside and not lack.gap.has(event.position, self.timeline)
 
     def _was_owed(self, client: Client, event: Event) -> bool:
         """Whether a late event outside of the pending gaps, announced as lost, is newer than the subscription."""

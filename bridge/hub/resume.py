@@ -54,15 +54,13 @@ def resume(hub: "Hub", client: Client, name: str | None, wish: Wish) -> None:
         client.run(resumption.finish)
 
 
-def merged(insides: Sequence[Inside]) -> Iterator[tuple[Event, list[int]]]:
-    """What lies in any of these gaps, each once and in order, and in which of them: they may overlap."""
-    rows = (
-        [(place, at, event) for place, event in zip(one.places, one.events, strict=True)]
-        for at, one in enumerate(insides)
-    )
+def merged(insides: Sequence[Inside]) -> Iterator[tuple[Event, dict[int, bool]]]:
+    """What lies in any of these gaps, each once and in order; in which of them, as they may overlap, and whether it
+    begins a run there."""
+    rows = ([(one.place, at, one) for one in inside.found] for at, inside in enumerate(insides))
     for _, same in groupby(heapq.merge(*rows, key=itemgetter(0)), key=itemgetter(0)):
         found = list(same)
-        yield found[0][2], [at for _, at, _ in found]
+        yield found[0][2].event, {at: one.begins for _, at, one in found}
 
 
 class Resumption:
@@ -231,8 +229,8 @@ class Resumption:
 
         insides = [history.inside(gap) for gap in gaps]
         for event, inside in merged(insides):
-            for at in inside:
-                gaps[at] = gaps[at].advanced(event.position, self._hub.timeline)
+            for at, begins in inside.items():
+                gaps[at] = gaps[at].advanced(event.position, self._hub.timeline, begins=begins)
             yield (event_message(events.late(event, None), here()) if wants(event) else None), here()
         for gap, rest in list(zip(gaps, insides, strict=True)):
             if rest.rest == "pending":
@@ -277,8 +275,8 @@ class Resumption:
         frames: list[bytes] = []
         size = 0
         for event, inside in merged(insides):
-            for at in inside:
-                lacks[at].gap = lacks[at].gap.advanced(event.position, hub.timeline)
+            for at, begins in inside.items():
+                lacks[at].gap = lacks[at].gap.advanced(event.position, hub.timeline, begins=begins)
             cursor = hub.cursor(client)
             if cursor is not None and self._is_new(event, [lacks[at].gap for at in inside]):
                 frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))

@@ -83,6 +83,11 @@ RUNS = {
         '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"postgres_refuse",0,0.05,0],'
         '[2.5,"redis_loading",0,1.5,0]],true,20,false]'
     ),
+    "what came directly stood for what the log brought later, once both were related": (
+        '[994,[["worker",0],["worker",0],["worker",0],["listener",0],["both",1]],[[2.5,"evict",1,0.05,0],'
+        '[1.0,"big_burst",0,0.05,0],[1.0,"big_burst",0,0.05,0],[0.0,"block_redis",1,0.8,0],'
+        '[1.0,"redis_loading",0,2.5,0]],true,1000,false]'
+    ),
     "a packet that waited overtook a slow one": (
         '[3,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.1,"slow_postgres",0,0.05,40],'
         '[0.1,"block_postgres",0,0.3,0]],true,1000,false]'

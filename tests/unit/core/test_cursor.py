@@ -1,18 +1,18 @@
 """A cursor as text: it says all, is safe in a URL, and whatever else comes is refused."""
 
 import re
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.cursor import MAX_OPEN_GAPS, MAX_THROUGH, Cursor, OpenGap, sub_digest
+from bridge.core.cursor import MAX_OPEN_GAPS, MAX_RUNS, Cursor, OpenGap, Run, sub_digest
 from bridge.core.position import Position, Timeline
 
 positions = st.builds(Position, st.integers(1, 2**63 - 1), st.integers(0, 2**63 - 1))
 subs = st.none() | st.text(max_size=5).map(sub_digest)
-gaps = st.builds(OpenGap, positions, positions, st.lists(positions, max_size=MAX_THROUGH).map(tuple), subs)
+runs = st.lists(st.builds(Run, positions, positions), max_size=MAX_RUNS).map(tuple)
+gaps = st.builds(OpenGap, positions, positions, runs, subs)
 cursors = st.builds(Cursor, positions, st.lists(gaps, max_size=MAX_OPEN_GAPS).map(tuple))
 
 PARTS = st.sampled_from(
@@ -51,15 +51,18 @@ def test_garbage_is_refused_and_nothing_else_is_raised(text: str) -> None:
         "1-1~1-1",
         "1-1~1-1_",
         "1-1~1-1_2-2_x",
-        "1-1~1-1_2-2_3-3_xyz",
-        "1-1~1-1_2-2_3-3_DEADBEEF",
-        "1-1~1-1_2-2_3-3_deadbeef_1",
+        "1-1~1-1_2-2_3-3",
+        "1-1~1-1_2-2_3-3.3-4_xyz",
+        "1-1~1-1_2-2_3-3.3-4_DEADBEEF",
+        "1-1~1-1_2-2_3-3.3-4_deadbeef_1",
         "1-1~1-1_2-2_3-3.",
+        "1-1~1-1_2-2_3-3.3-4.",
+        "1-1~1-1_2-2_3-3.3-4.3-5",
         "1-1\n",
         f"{2**63}-1",
         "1--1",
         "1-1" + "~1-1_2-2" * (MAX_OPEN_GAPS + 1),
-        "1-1~1-1_2-2_" + ".".join(["3-3"] * (MAX_THROUGH + 2)),
+        "1-1~1-1_2-2_" + ".".join(["3-3"] * (2 * MAX_RUNS + 2)),
     ],
 )
 def test_what_is_no_cursor(text: str) -> None:
@@ -73,23 +76,36 @@ def test_a_megabyte_of_garbage_is_refused_at_once() -> None:
             Cursor.parse("1-1~1-1_1-1_" + part * (1_000_000 // len(part)) + "!")
 
 
-@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 20)), min_size=1, max_size=40), st.data())
-def test_of_each_numbering_the_last_late_event_is_known_and_no_more_than_fit(
-    late: list[tuple[int, int]], data: Any
-) -> None:
+@given(st.lists(st.lists(st.integers(1, 60), unique=True).map(sorted), min_size=1, max_size=MAX_RUNS))
+def test_what_came_is_known_of_every_run_and_nothing_else(stretches: list[list[int]]) -> None:
+    """Each stretch is a numbering of its own, which nobody can relate to the others."""
     timeline = Timeline()
-    joined = {term: term for term in range(1, 13)}
-    for a, b in data.draw(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), max_size=6)):
-        timeline.relate(Position(a, 0), Position(b, 0))
-        joined = {term: joined[a] if joined[term] == joined[b] else joined[term] for term in joined}
-    gap = OpenGap(Position(1, 0), Position(1, 99))
-    last: dict[int, Position] = {}
-    for position in (Position(*one) for one in late):
-        gap = gap.advanced(position, timeline)
-        last.pop(joined[position.term], None)
-        last[joined[position.term]] = position
-    assert list(gap.through) == list(last.values())[-MAX_THROUGH:]
+    gap = OpenGap(Position(99, 0), Position(98, 0))
+    for term, stretch in enumerate(stretches, start=1):
+        for seq in stretch:
+            gap = gap.advanced(Position(term, seq), timeline, begins=seq == stretch[0])
+    for term, stretch in enumerate(stretches, start=1):
+        for seq in range(62):
+            expected = bool(stretch) and stretch[0] <= seq <= stretch[-1]
+            assert gap.has(Position(term, seq), timeline) == expected
     assert Cursor.parse(str(Cursor(Position(1, 1), (gap,)))).open_gaps == (gap,)
+
+
+def test_what_is_related_later_is_not_taken_for_what_came() -> None:
+    timeline = Timeline()
+    gap = OpenGap(Position(1, 0), Position(3, 0)).advanced(Position(2, 1), timeline).advanced(Position(2, 2), timeline)
+    timeline.relate(Position(2, 0), Position(1, 10))
+    assert [seq for seq in range(1, 14) if gap.has(Position(1, seq), timeline)] == [11, 12]
+    for seq in range(1, 5):
+        gap = gap.advanced(Position(1, seq), timeline)
+    assert [seq for seq in range(1, 14) if gap.has(Position(1, seq), timeline)] == [1, 2, 3, 4, 11, 12]
+
+
+def test_of_too_many_runs_the_oldest_are_forgotten() -> None:
+    gap = OpenGap(Position(1, 0), Position(1, 99))
+    for term in range(2, 2 * MAX_RUNS):
+        gap = gap.advanced(Position(term, 1), Timeline())
+    assert [run.last.term for run in gap.runs] == list(range(MAX_RUNS, 2 * MAX_RUNS))
 
 
 @given(st.none() | st.text())

@@ -151,7 +151,7 @@ class Scene:
         told: list[tuple[int, int]] = []
         for gap in look.cursor.open_gaps:
             inside = history.inside(gap)
-            late = [index(str(event.position)) for event in inside.events]
+            late = [index(str(event.position)) for event in (one.event for one in inside.found)]
             came += [one for one in late if one not in came]  # gaps may overlap
             if inside.rest != "filled":
                 told.append((index(str(gap.after)), index(str(gap.before))))

@@ -319,7 +319,7 @@ async def test_clients_that_come_during_a_pending_gap_share_what_they_lack() -> 
         await wait_all_tasks_blocked()
         assert len(hub.members.cohorts(peer.client for peer in found)) == 1
         hub.deliver([late(happening(6), HOLE)])
-        found += [made.subscribe(after=after) for after in ("1-3", "2-1~1-5_2-0", "2-1~1-5_2-0_1-6")]
+        found += [made.subscribe(after=after) for after in ("1-3", "2-1~1-5_2-0", "2-1~1-5_2-0_1-5.1-6")]
         await wait_all_tasks_blocked()
         assert len(hub.members.cohorts(peer.client for peer in found)) <= 2
         hub.deliver([late(happening(7), HOLE), Filled(*HOLE), happening(2, term=2, number=9)])
