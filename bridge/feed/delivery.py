@@ -23,8 +23,8 @@ Sink = Callable[[Sequence[Item]], None]
 RECENT = 20
 """Gaps and changes of mode that /status still shows."""
 
-MAX_HOLES = 100
-"""Holes that wait to be filled; past that the oldest one becomes a final gap."""
+MAX_HOLES = 16
+"""Holes that wait to be filled; past that the oldest one becomes a final gap. All fit into a cursor."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Fan-out: groups of clients with equal subscriptions, and a bounded buffer for each client."""
 
 from bridge.hub.client import Buffers, Client
-from bridge.hub.fanout import Hub
+from bridge.hub.hub import Hub
 
 __all__ = ["Buffers", "Client", "Hub"]

@@ -28,17 +28,21 @@ from bridge.hub.lack import Lack
 from bridge.hub.members import Member, Wish
 
 if TYPE_CHECKING:
-    from bridge.hub.fanout import Hub
+    from bridge.hub.hub import Hub
 
 POLL_SECONDS = 0.1
+WAITING_SECONDS = 1.0
+"""The same while the hub is not live."""
 RELATE_SECONDS = 5.0
 """How long this process may take to hear of what another one has told the client: that one may have noticed a failure
 of Redis seconds before (`BRIDGE_HEARTBEAT_TIMEOUT_SECONDS`), and have given positions of a session of its own."""
 RECENT_TERM = 60 * 100 << 22
 """Terms of the last minute: they begin with the time in units of 10 ms, shifted by 22 bits. An older one that is not
 known by now never will be."""
+BEHIND_SECONDS = 30.0
+"""How long this process may be behind another one, whose position it can relate."""
 AHEAD = 100_000
-"""Positions that this process may be behind another one."""
+"""And by how many positions."""
 ROUND_BYTES = 256 * 1024
 
 
@@ -89,9 +93,7 @@ class Resumption:
     def _placed(self) -> bool:
         if not self._hub.live or self._cursor is None:
             return False
-        position = self._cursor.position
-        newest = self._hub.newest(position.term)
-        return newest is not None and newest >= position and self._hub.history.knows(position)
+        return self._hub.history.knows(self._cursor.position) and not self._ahead
 
     @property
     def _cursor_gaps(self) -> tuple[OpenGap, ...]:
@@ -106,10 +108,16 @@ class Resumption:
         if self._placed:
             return False
         position = self._cursor.position
-        newest = self._hub.newest(position.term)
-        if newest is not None and self._hub.history.knows(position):
-            return position.seq > newest.seq + AHEAD
+        if self._hub.history.knows(position):
+            return self._ahead > AHEAD
         return position.term < here.term - RECENT_TERM
+
+    @property
+    def _ahead(self) -> int:
+        """By how many positions the cursor is ahead of all that was delivered here, as far as both can be related."""
+        position = self._cursor.position if self._cursor is not None else None
+        newest = self._hub.newest(position.term) if position is not None else None
+        return max(0, position.seq - newest.seq) if position is not None and newest is not None else 0
 
     @property
     def _over(self) -> bool:
@@ -125,18 +133,19 @@ class Resumption:
 
     async def finish(self) -> None:
         """Wait until it is ready, a bounded time, and go round by round until it is live."""
-        patience_seconds = RELATE_SECONDS
+        waited_seconds = 0.0
         while not (self._begun or self.ready):
             if self._over:
                 return
             if self._hub.live:
-                patience_seconds -= POLL_SECONDS
-                if patience_seconds < 0 and self._placed:
+                too_long = waited_seconds > (BEHIND_SECONDS if self._ahead else RELATE_SECONDS)
+                if too_long and self._placed:
                     break
-                if patience_seconds < 0 or self._hopeless:
+                if too_long or self._hopeless:
                     self.give_up()
                     return
-            await trio.sleep(POLL_SECONDS)
+                waited_seconds += POLL_SECONDS
+            await trio.sleep(POLL_SECONDS if self._hub.live else WAITING_SECONDS)
         if self._over or (not self._begun and self.begin()):
             return
         while not self._over:
@@ -150,12 +159,13 @@ class Resumption:
         lacks = hub.members.lacking.get(client, ())
         hears = bool(hub.members.get(client).heard)
         # Who loses the gap that follows must not go on from behind it.
-        hub.greet(client, self._name, self._wish, hub.cursor_of(lacks) if hears else cursor)
+        hub.greet(client, self._name, self._wish, hub.fanout.cursor_of(lacks) if hears else cursor)
         hub.join(client, self._name, (), hub.position)
         gaps = [Gap(gap.after, gap.before, "unknown_position") for gap in cursor.open_gaps] if cursor else []
         next_one = hub.position.plus(1) if hub.position else None
-        for gap in [*gaps, Gap(cursor.position if cursor else None, next_one, "unknown_position")]:
-            here = hub.cursor_of(lacks)
+        after = cursor.position if cursor and not self._ahead else None
+        for gap in [*gaps, Gap(after, next_one, "unknown_position")]:
+            here = hub.fanout.cursor_of(lacks)
             if here is not None:
                 client.put(encode(client.protocol, gap_message(gap, here)))
 
@@ -245,7 +255,7 @@ class Resumption:
                 latest = (item.after, item.before)
                 if item.pending and item.after is not None and item.before is not None:
                     gaps.append(OpenGap(item.after, item.before))
-                    ties[gaps[-1].bounds] = self._hub.pending_before(item.before)
+                    ties[gaps[-1].bounds] = self._hub.gaps.pending_before(item.before)
                 yield gap_message(item, here()), here()
                 continue
             if not item.late:

@@ -8,7 +8,7 @@ import trio
 
 from bridge.errors import BridgeError
 from bridge.hub import Hub
-from bridge.hub.fanout import TICK_SECONDS
+from bridge.hub.hub import TICK_SECONDS
 from bridge.server.auth import Authenticator
 from bridge.server.clients import Clients
 from bridge.server.connection import Door

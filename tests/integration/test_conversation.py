@@ -13,7 +13,7 @@ from bridge.core.grants import EVERYTHING, Grant
 from bridge.core.messages import MAX_REFUSED, MAX_SUBSCRIPTIONS, MESSAGES_BURST
 from bridge.core.position import Position
 from bridge.core.target import Target
-from bridge.hub.fanout import PING_TICKS
+from bridge.hub.hub import PING_TICKS
 from bridge.server.auth import Authenticator
 from bridge.server.http import Request
 from bridge.server.websocket import FRAMES_BURST, FRAMES_PER_SECOND, MAX_FRAGMENTS

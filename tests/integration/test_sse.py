@@ -8,7 +8,7 @@ import trio
 
 from bridge.core.events import Gap
 from bridge.core.position import Position
-from bridge.hub.fanout import QUIET_TICKS
+from bridge.hub.hub import QUIET_TICKS
 from bridge.server.sse import MAX_IGNORED_BYTES
 from tests.support.server import RawClient, RunningServer, happening, running_server
 from tests.support.sse import Block, EventSource

@@ -1,0 +1,121 @@
+"""Gaps that open and end while clients are here, and what each client lacks because of them.
+
+A late event concerns only those who lack it; the end of a pending gap those who were told of it, or came with it.
+"""
+
+from functools import partial
+
+from bridge.core.cursor import OpenGap
+from bridge.core.events import Event, Gap, GapReason
+from bridge.core.history import Bounds
+from bridge.core.position import Position, Timeline
+from bridge.hub.client import Client
+from bridge.hub.encoding import end_message, event_message, gap_message
+from bridge.hub.fanout import Fanout
+from bridge.hub.lack import Lack
+
+MAX_KNOWN = 1000
+
+
+class Gaps:
+    """The pending gaps of a hub."""
+
+    def __init__(self, fanout: Fanout, timeline: Timeline) -> None:
+        self._fanout = fanout
+        self._members = fanout.members
+        self._timeline = timeline
+        self._pending: set[Bounds] = set()
+        self._known: dict[tuple[OpenGap, frozenset[Bounds]], Lack] = {}
+        """What clients lacked when they came, to be found by those who come with the same; it may have changed."""
+
+    def pending_before(self, before: Position) -> frozenset[Bounds]:
+        """The gap that ends there, if it may still be filled."""
+        return frozenset(bounds for bounds in self._pending if bounds[1] == before)
+
+    def shared(self, lack: Lack) -> Lack:
+        """The same for all who lack the same: what is delivered is encoded once for each, not once for each client."""
+        if lack.replaying:
+            return lack
+        known = self._known.get((lack.gap, frozenset(lack.ties)))
+        if known is not None and (known.gap, known.ties, known.lost) == (lack.gap, lack.ties, lack.lost):
+            return known
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[lack.gap, frozenset(lack.ties)] = lack
+        return lack
+
+    def late(self, event: Event) -> None:
+        """Tell a late event to those who lack it."""
+        wanted = [client for group in self._members.match(event) for client in group.clients]
+        said: dict[Lack, None] = {}
+        told: list[Client] = []
+        known: dict[Lack, bool] = {}
+        for client in wanted:
+            lacks = []
+            for lack in self._members.lacking.get(client, ()):
+                if lack not in known:
+                    known[lack] = self._lies_in(event, lack)
+                if known[lack] and self._members.wants(client, event, lack.gap):
+                    lacks.append(lack)
+            if lacks or self._was_owed(client, event):
+                said.update(dict.fromkeys(lacks))
+                told.append(client)
+        for lack in said:
+            lack.gap = lack.gap.advanced(event.position, self._timeline)
+        self._fanout.tell(told, lambda cursor: event_message(event, cursor), tuple(said))
+
+    def _lies_in(self, event: Event, lack: Lack) -> bool:
+        """Whether this late event is one that was lacking."""
+        if lack.replaying or (event.hole is not None and event.hole not in lack.ties):
+            return False
+        low = self._timeline.convert(lack.gap.after, event.position.term)
+        high = self._timeline.convert(lack.gap.before, event.position.term)
+        if event.hole is None and low is None and high is None:
+            return False
+        inside = (low is None or low < event.position) and (high is None or event.position < high)
+        return inside and not lack.gap.has(event.position, self._timeline)
+
+    def _was_owed(self, client: Client, event: Event) -> bool:
+        """Whether a late event outside of the pending gaps, announced as lost, is newer than the subscription."""
+        if event.hole is not None and event.hole in self._pending:
+            return False
+        since = self._members.get(client).since
+        there = self._timeline.convert(since, event.position.term) if since is not None else None
+        return there is not None and event.position > there
+
+    def announce(self, gap: Gap) -> None:
+        """A gap that opens behind all that was delivered, or the final one for a pending gap: it concerns everybody."""
+        bounds = (gap.after, gap.before)
+        if bounds in self._pending:
+            self.settle(bounds, gap.reason)
+            return
+        before = self._fanout.position
+        self._fanout.position = gap.passed or self._fanout.position
+        clients = [client for group in self._members.groups.values() for client in group.clients]
+        lack: tuple[Lack, ...] = ()
+        if gap.pending and gap.after is not None and gap.before is not None:
+            self._pending.add(bounds)
+            lack = (self.shared(Lack(OpenGap(gap.after, gap.before), {bounds})),)
+            for lacks, cohort in self._members.cohorts(clients).items():
+                for client in cohort:
+                    self._members.lack(client, (*lacks, *lack))
+        self._fanout.tell(clients, lambda cursor: gap_message(gap, cursor), lack, before)
+
+    def settle(self, bounds: Bounds, lost: GapReason | None) -> None:
+        """A pending gap has ended, filled or `lost`. Whoever lacks something in it is told, once all that it is tied to
+        has ended."""
+        self._pending.discard(bounds)
+        self._known.clear()
+        cohorts = self._members.cohorts(list(self._members.lacking))
+        tied = {lack for lacks in cohorts for lack in lacks if bounds in lack.ties}
+        for lack in tied:
+            lack.ties.discard(bounds)
+            lack.lost = lack.lost or lost
+        for lacks, clients in cohorts.items():
+            ended = [lack for lack in lacks if lack in tied and not lack.ties]
+            left = lacks
+            for lack in ended:
+                left = tuple(one for one in left if one is not lack)
+                for client in clients:
+                    self._members.lack(client, left)
+                self._fanout.tell(clients, partial(end_message, lack), (lack,))
