@@ -88,6 +88,11 @@ RUNS = {
         '[1.0,"big_burst",0,0.05,0],[1.0,"big_burst",0,0.05,0],[0.0,"block_redis",1,0.8,0],'
         '[1.0,"redis_loading",0,2.5,0]],true,1000,false]'
     ),
+    "a client subscribed far behind the commits, at a position of which no other one had heard": (
+        '[1,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
+        '[0.0,"redis_oom",0,1.5,0],[0.5,"big_burst",0,0.05,0],[0.5,"session_cut",0,0.05,0],'
+        '[1.0,"big_burst",0,0.05,0],[1.0,"wire_cut",0,0.05,0]],true,1000,false]'
+    ),
     "a packet that waited overtook a slow one": (
         '[3,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.1,"slow_postgres",0,0.05,40],'
         '[0.1,"block_postgres",0,0.3,0]],true,1000,false]'

@@ -200,6 +200,8 @@ class _Judge:
             self._newest = self._ids.newest_until(message["position"])
             self._owed = max(self._owed, self._newest + 1)
             self._start = min(self._start, self._newest + 1)  # behind the commits, where the source lags
+        elif message["position"] is not None:
+            self._start = 0  # a position that nobody else has seen anything of: how far behind it lies cannot be told
 
     def _event(self, message: Message) -> None:
         index = self._ids.index(message)
