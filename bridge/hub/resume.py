@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 WAITING_SECONDS = 1.0
 """The same while the hub is not live."""
-RELATE_SECONDS = 5.0
+RELATE_SECONDS = 3.0
 """How long this process may take to hear of what another one has told the client: that one may have noticed a failure
 of Redis seconds before (`BRIDGE_HEARTBEAT_TIMEOUT_SECONDS`), and have given positions of a session of its own."""
-RECENT_TERM = 60 * 100 << 22
-"""Terms of the last minute: they begin with the time in units of 10 ms, shifted by 22 bits. An older one that is not
-known by now never will be."""
+RECENT_TERM = 600 * 100 << 22
+"""Terms of the last ten minutes, by a clock that may have been set: they begin with the time in units of 10 ms, shifted
+by 22 bits. An older one that is not known by now never will be."""
 BEHIND_SECONDS = 30.0
 """How long this process may be behind another one, whose position it can relate."""
 AHEAD = 100_000

@@ -254,6 +254,8 @@ async def _connect(target: RedisTarget) -> anyio.abc.SocketStream:
 async def _wrap(stream: anyio.abc.ByteStream, target: RedisTarget, context: ssl.SSLContext) -> TLSStream:
     try:
         return await TLSStream.wrap(stream, hostname=target.host, ssl_context=context, standard_compatible=False)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+        raise RedisLost(f"the TLS handshake with Redis at {target} was cut short") from error
     except ssl.SSLError as error:
         raise RedisUnusable(f"no TLS with Redis at {target}: {_reason(error)}") from error
     except _FAILURES as error:
