@@ -200,9 +200,13 @@ class LogSource:
             self.tail = min(positions)
             await self._remember(log, self.tail)
             return
-        oldest = await log.read(Position(end.term, -1), 1) if self._delivery.position is None else []
-        self.tail = oldest[0].position.plus(-1) if oldest and oldest[0].position <= end else end
+        self.tail = await self._begin_of_term(log, end) if self._delivery.position is None else end
         self._delivery.continue_with(self.tail.plus(1), "failover", fillable=False)
+
+    async def _begin_of_term(self, log: Log, end: Position) -> Position:
+        """Before the oldest entry of the term that the log ends in."""
+        oldest = await log.read(Position(end.term, -1), 1)
+        return oldest[0].position.plus(-1) if oldest and oldest[0].position <= end else end
 
     async def _remember(self, log: Log, until: Position) -> None:
         """Read what the log's term holds through this position, where delivery began without the log."""
@@ -228,7 +232,9 @@ class LogSource:
         if self.tail is not None and end < self.tail:
             if not self._delivery.knows(end):
                 self._jump(end.plus(1))
-            return  # what is known was read before: the log lost its newest entries, and a listener appends them again
+            elif self._delivery.timeline.convert(self.tail, end.term) is None:
+                self.tail = await self._begin_of_term(log, end)  # begun anew, with a lower term, and heard beside it
+            # Else the log lost its newest entries, which were read before, and a listener appends them again.
         while self.tail is None or self.tail < end:
             entries = await log.read(self.tail)
             if not entries:

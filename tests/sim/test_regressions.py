@@ -98,6 +98,11 @@ RUNS = {
         '[0.0,"big_burst",0,0.05,0],[1.0,"redis_oom",0,5.0,0],[2.5,"big_burst",0,0.05,0],[0.0,"end",1,0.05,0],'
         '[0.0,"skew",3,0.05,0]],true,1000,true]'
     ),
+    "an emptied log that was begun anew with a lower term was never joined": (
+        '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
+        '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"kill",0,0.05,0],'
+        '[0.0,"redis_restart",0,0.05,0],[0.0,"skew",0,0.05,0]],true,1000,true]'
+    ),
     "a packet that waited overtook a slow one": (
         '[3,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.1,"slow_postgres",0,0.05,40],'
         '[0.1,"block_postgres",0,0.3,0]],true,1000,false]'
