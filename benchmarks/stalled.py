@@ -22,9 +22,12 @@ from multiprocessing.connection import Connection
 from handshakes import HEAD, SPAWN, SUBSCRIBED, bridge, raise_limit
 
 CHANNEL = "match_change"
+PING = b"\x89\x00"
+PONG = b"\x8a\x80\0\0\0\0"
 FILLER_BYTES = 7000
 FILLERS = 600
-SENT = re.compile(rb'"sent":([0-9.]+)')
+ARRIVE_SECONDS = 30
+SENT = re.compile(rb'"sent": ?([0-9.]+)')
 
 
 def hold_clients(port: int, readers: int, stalled: int, control: Connection) -> None:
@@ -43,6 +46,10 @@ def hold_clients(port: int, readers: int, stalled: int, control: Connection) -> 
             if number != control.fileno():
                 data = reading[number].recv(1 << 20)
                 now = time.monotonic()
+                if not data:
+                    raise SystemExit("a reader was disconnected")
+                if PING in data:
+                    reading[number].send(PONG)
                 latencies += [now - float(sent) for sent in SENT.findall(data)]
             elif control.recv():
                 control.send(latencies)
@@ -126,11 +133,20 @@ def main() -> None:
 
         def phase(name: str) -> float:
             notifier.paced(options.per_second, options.seconds)
-            time.sleep(2)
-            here.send(True)
-            return report(name, here.recv(), expected)
+            latencies: list[float] = []
+            for _ in range(ARRIVE_SECONDS):
+                here.send(True)
+                latencies += here.recv()
+                if len(latencies) >= expected:
+                    break
+                time.sleep(1)
+            return report(name, latencies, expected)
 
         try:
+            notifier.paced(options.per_second, 2)  # everything is warm
+            time.sleep(2)
+            here.send(True)
+            here.recv()
             alone = phase("nobody's socket is full")
             for _ in range(FILLERS):
                 notifier.send({"filler": "x" * FILLER_BYTES})
