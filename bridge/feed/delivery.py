@@ -61,11 +61,6 @@ class Delivery:
         self._sink = sink
         self._metrics = metrics
 
-    def follows(self, position: Position, since: Position) -> bool:
-        """Whether `position` is known to be newer than `since`."""
-        there = self.timeline.convert(since, position.term)
-        return there is not None and position > there
-
     @property
     def holes(self) -> Sequence[Hole]:
         return self._holes

@@ -171,11 +171,6 @@ class RedisLog:
                 return entries
             start = f"({rows[-1][0].decode()}"
 
-    async def first(self) -> Position | None:
-        """The oldest entry that is still there."""
-        entries = await self.read(None, 1)
-        return entries[0].position if entries else None
-
     def live_entries(self, message: bytes) -> list[Entry]:
         """The entries of one message on the live channel; what is none is left out, with one warning."""
         entries = []
