@@ -15,7 +15,7 @@ from bridge.core.position import Position, Timeline
 from bridge.core.topics import Subscription
 from bridge.core.wire import PING_FRAME, TOO_SLOW, position_json, subscribed_json
 from bridge.hub.client import Buffers, Client, State
-from bridge.hub.encoding import Message, encode, gap_message
+from bridge.hub.encoding import Message, encode, lost_messages
 from bridge.hub.fanout import Fanout
 from bridge.hub.gaps import Gaps
 from bridge.hub.lack import Lack
@@ -248,12 +248,11 @@ class Hub:
         cursor = self.cursor(client)
         if cursor is None:
             return
-        gaps = [Gap(lack.gap.after, lack.gap.before, "slow_client") for lack in told]
-        if after is not None:
-            gaps.append(Gap(after, cursor.position.plus(1), "slow_client"))
-        for gap in gaps:
-            self._metrics.gaps.labels(gap.reason).inc()
-            client.put(encode(client.protocol, gap_message(gap, cursor)))
+        last = Gap(after, cursor.position.plus(1), "slow_client") if after is not None else None
+        base = Cursor(after or cursor.position, tuple(lack.gap for lack in left))
+        for message in lost_messages([lack.gap for lack in told], last, "slow_client", base, cursor):
+            self._metrics.gaps.labels("slow_client").inc()
+            client.put(encode(client.protocol, message))
 
     def _lies_behind(self, gap: OpenGap, position: Position | None) -> bool:
         """Whether the whole gap is newer than the position."""

@@ -23,7 +23,7 @@ from bridge.core.history import Bounds, Inside
 from bridge.core.position import Position
 from bridge.core.wire import position_json
 from bridge.hub.client import Chunk, Client, State
-from bridge.hub.encoding import Message, encode, end_message, event_message, gap_message
+from bridge.hub.encoding import Message, encode, end_message, event_message, gap_message, lost_messages
 from bridge.hub.lack import Lack
 from bridge.hub.members import Member, Wish
 
@@ -161,13 +161,14 @@ class Resumption:
         # Who loses the gap that follows must not go on from behind it.
         hub.greet(client, self._name, self._wish, hub.fanout.cursor_of(lacks) if hears else cursor)
         hub.join(client, self._name, (), hub.position)
-        gaps = [Gap(gap.after, gap.before, "unknown_position") for gap in cursor.open_gaps] if cursor else []
-        next_one = hub.position.plus(1) if hub.position else None
-        after = cursor.position if cursor and not self._ahead else None
-        for gap in [*gaps, Gap(after, next_one, "unknown_position")]:
-            here = hub.fanout.cursor_of(lacks)
-            if here is not None:
-                client.put(encode(client.protocol, gap_message(gap, here)))
+        here = hub.fanout.cursor_of(lacks)
+        if here is None:
+            return
+        lost = cursor.open_gaps if cursor is not None else ()
+        after = cursor.position if cursor is not None and not self._ahead else None
+        last = Gap(after, here.position.plus(1), "unknown_position")
+        base = Cursor(cursor.position) if cursor is not None and not hears else here
+        self._say(lost_messages(lost, last, "unknown_position", base, here))
 
     def begin(self) -> bool:
         """Say `subscribed` and replay as much as may be sent at once; True if that was all."""
@@ -223,9 +224,12 @@ class Resumption:
         here = hub.cursor(self._client)
         if here is None:
             return
-        lost = [Gap(gap.after, gap.before, "failover") for gap in cursor.open_gaps]
-        for gap in [*lost, Gap(cursor.position, here.position.plus(1), "history_trimmed")]:
-            self._client.put(encode(self._client.protocol, gap_message(gap, here)))
+        last = Gap(cursor.position, here.position.plus(1), "history_trimmed")
+        self._say(lost_messages(cursor.open_gaps, last, "failover", Cursor(cursor.position), here))
+
+    def _say(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._client.put(encode(self._client.protocol, message))
 
     def _missing(
         self, cursor: Cursor, ties: dict[Bounds, frozenset[Bounds]]

@@ -103,6 +103,11 @@ RUNS = {
         '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"kill",0,0.05,0],'
         '[0.0,"redis_restart",0,0.05,0],[0.0,"skew",0,0.05,0]],true,1000,true]'
     ),
+    "the first of two gaps stood for both, and the second one was lost on its way": (
+        '[779584800,[["worker",0],["worker",0],["both",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],'
+        '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
+        '[0.0,"redis_restart",0,0.05,0],[0.0,"session_silent",0,0.05,0],[1.0,"big_burst",0,0.05,0]],true,1000,true]'
+    ),
     "a packet that waited overtook a slow one": (
         '[3,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.1,"slow_postgres",0,0.05,40],'
         '[0.1,"block_postgres",0,0.3,0]],true,1000,false]'
