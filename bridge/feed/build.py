@@ -27,7 +27,7 @@ def build_feed(
     With a local listener, `delivery` has to share its timeline.
     """
     with_redis = settings.use_redis_notifier
-    log = LogSource(links, delivery, settings.heartbeat_timeout_seconds) if with_redis else None
+    log = LogSource(links, delivery, settings.digest, settings.heartbeat_timeout_seconds) if with_redis else None
     direct: Source
     if local is not None:
         direct = LocalSource(*local, settings.digest, delivery, beside_log=with_redis)

@@ -41,11 +41,12 @@ BEHIND_SECONDS = 15.0
 class LogSource:
     """Follows the log from its tail on, and after a loss from where it was. One connection hears, another one reads."""
 
-    def __init__(self, links: Links, delivery: Delivery, heartbeat_timeout_seconds: float) -> None:
+    def __init__(self, links: Links, delivery: Delivery, digest: str, heartbeat_timeout_seconds: float) -> None:
         self.tail: Position | None = None
         """The newest position of the log that was seen."""
         self._links = links
         self._delivery = delivery
+        self._digest = digest
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
         self._joined = False
         self._joining_to: Position | None = None
@@ -276,7 +277,7 @@ class LogSource:
                 continue
             delivery.offer(fresh)
             fresh = []
-            if entry.marker is not None:
+            if entry.marker is not None and entry.marker.digest == self._digest:
                 learn(delivery.timeline, Position(entry.marker.term, 0), position)
             delivery.passed(position)
         self.tail = tail

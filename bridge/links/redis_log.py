@@ -71,6 +71,7 @@ class RedisLog:
         self.control_channel = f"{base}:control"
         self.events_channel = f"{prefix}:events"
         self._link = link
+        self._digest = digest
         self._history_entries = history_entries
         self._database = database
         self._log_key = f"{base}:log"
@@ -136,7 +137,7 @@ class RedisLog:
             position = Position(term, seq + index)
             lines.append(entry_json(position, body))
             flags += b"1" if index >= publish_from and isinstance(body, Notification) else b"0"
-            if isinstance(body, Marker):
+            if isinstance(body, Marker) and body.digest == self._digest:
                 relations += (body.term, str(position))
         answer = await self._run(
             str(expected.tail or ""),

@@ -108,6 +108,10 @@ RUNS = {
         '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
         '[0.0,"redis_restart",0,0.05,0],[0.0,"session_silent",0,0.05,0],[1.0,"big_burst",0,0.05,0]],true,1000,true]'
     ),
+    "a marker of other channels related sessions that are not": (
+        '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.01,"garbage",3,0.05,0],[0.5,"kill",0,0.05,0],'
+        '[0.5,"garbage",3,0.05,0]],true,1000,false]'
+    ),
     "a packet that waited overtook a slow one": (
         '[3,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.1,"slow_postgres",0,0.05,40],'
         '[0.1,"block_postgres",0,0.3,0]],true,1000,false]'

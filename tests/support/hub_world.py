@@ -98,7 +98,7 @@ class Worker:
         self.world = world
         self.delivery = Delivery(lambda items: self.hub.deliver(items), METRICS)
         self.hub = Hub(CHANNELS, buffers, history_entries, METRICS, self.delivery.timeline, self.delivery.newest)
-        self._source = LogSource(None, self.delivery, 1.0)  # type: ignore[arg-type]
+        self._source = LogSource(None, self.delivery, "", 1.0)  # type: ignore[arg-type]
         self.session: int | None = None
         self._heard = 0
         self.in_log = False
