@@ -67,10 +67,14 @@ class StreamVisit:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
         self._source = EventSource()
         headers = {"Last-Event-ID": after} if after else {}
-        self._connection.request("GET", "/sse", headers=headers)
-        self._socket = self._connection.sock
-        self._response = self._connection.getresponse()
-        assert self._response.status == 200
+        try:
+            self._connection.request("GET", "/sse", headers=headers)
+            self._socket = self._connection.sock
+            self._response = self._connection.getresponse()
+            assert self._response.status == 200
+        except BaseException:
+            self._connection.close()
+            raise
         self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
         self._thread.start()
 

@@ -144,24 +144,32 @@ class Client:
         self._raw: list[tuple[float, bytes]] = []
         self._parsed: list[Arrival] = []
         self._socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=10)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        key = base64.b64encode(os.urandom(16)).decode()
-        self._socket.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        self._data = bytearray()
-        while b"\r\n\r\n" not in self._data:
-            more = self._socket.recv(4096)
-            assert more, "the bridge closed the connection in the handshake"
-            self._data += more
-        head, _, rest = bytes(self._data).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101"), head
-        self._data = bytearray(rest)
+        try:
+            self._data = self._shake_hands(path, parts.netloc)
+        except BaseException:
+            self._socket.close()
+            raise
         self._socket.settimeout(None)
         self._greeted = threading.Event()
         self._thread = threading.Thread(target=self._run, name="client", daemon=True)
         self._thread.start()
+
+    def _shake_hands(self, path: str, host: str) -> bytearray:
+        """What has come after the answer's head."""
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        key = base64.b64encode(os.urandom(16)).decode()
+        self._socket.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = self._socket.recv(4096)
+            assert more, "the bridge closed the connection in the handshake"
+            data += more
+        head, _, rest = data.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101"), head
+        return bytearray(rest)
 
     def wait_until_subscribed(self, seconds: float = 20.0) -> Self:
         assert self._greeted.wait(seconds), "never subscribed"
