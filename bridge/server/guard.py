@@ -64,11 +64,12 @@ class Guard:
     def preflight(self, request: Request) -> Response | None:
         """The answer to a browser that asks whether it may ask, for a path of ``/sse`` and without any token.
 
-        None where this is no such request. `refusal` comes first.
+        `cors` goes with it, as with every answer there: a browser takes no header of it twice. None where this is no
+        such request. `refusal` comes first.
         """
         if request.method != "OPTIONS" or request.header(b"access-control-request-method") is None:
             return None
-        return Response(200, headers=(*self.cors(request), *_PREFLIGHT))
+        return Response(200, headers=_PREFLIGHT)
 
     def _is_welcome(self, text: str, host: str | None) -> bool:
         origin = Origin.parse(text)

@@ -139,6 +139,24 @@ async def test_what_is_refused(head: str, status: int) -> None:
         assert (await client.answer(head_only=head.startswith("HEAD")))[0] == status
 
 
+@pytest.mark.parametrize("start", ["GET /sse", "GET /sse?what=7", "OPTIONS /sse/a"])
+async def test_pages_of_other_origins_may_read_every_answer(start: str) -> None:
+    lines = [
+        f"{start} HTTP/1.1",
+        "Host: localhost",
+        "Origin: http://localhost:3000",
+        "Access-Control-Request-Method: GET",
+        "Access-Control-Request-Headers: authorization",
+    ]
+    async with running_server() as server:
+        client = await server.connect()
+        await client.send("\r\n".join([*lines, "", ""]).encode())
+        head = (await client.some()).partition(b"\r\n\r\n")[0]
+    headers = [line for line in head.split(b"\r\n") if line.startswith((b"Access-Control-Allow-Origin", b"Vary"))]
+    # a browser refuses an answer that says the first one twice
+    assert headers == [b"Access-Control-Allow-Origin: http://localhost:3000", b"Vary: Origin"]
+
+
 async def test_full_is_a_stream_that_ends_at_once() -> None:
     async with running_server(max_clients=1) as server:
         one = await open_stream(server)
