@@ -132,7 +132,7 @@ class HttpConnection:
             self._head_only = event.method == b"HEAD"
             if event.http_version not in (b"1.0", b"1.1"):
                 await self._give_up(refuse(505, "only HTTP/1.1 is spoken here"))
-            elif not isinstance(self._h11.next_event(), h11.EndOfMessage):
+            elif _announces_body(event) or not isinstance(self._h11.next_event(), h11.EndOfMessage):
                 await self._give_up(refuse(413, "a request body is not expected"))
             else:
                 return Request(event.method.decode(), event.target.decode("latin-1"), list(event.headers))
@@ -190,6 +190,11 @@ class HttpConnection:
         log.debug("A request was answered with %d: %s", response.status, response.body.decode().rstrip())
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self.answer(Response(response.status, response.body, close=True))
+
+
+def _announces_body(event: h11.Request) -> bool:
+    """Whether a body may come in pieces, if only an empty one: proxies disagree on where that ends."""
+    return any(name == b"transfer-encoding" for name, _ in event.headers)
 
 
 async def receive(raw: socket.socket, max_bytes: int) -> bytes:
