@@ -96,7 +96,7 @@ class Expiry:
     async def run(self) -> None:
         """Never returns."""
         while True:
-            await trio.sleep(EXPIRY_SECONDS)
+            await trio.sleep(EXPIRY_SECONDS - self._now() % EXPIRY_SECONDS)  # tokens end with whole seconds
             self.expire()
 
 

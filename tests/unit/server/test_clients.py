@@ -103,6 +103,20 @@ async def test_tokens_expire_when_their_time_has_come(pair: Pair) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_token_is_good_for_less_than_a_second_too_long(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    expiry = Expiry(lambda: 100.4 + autojump_clock.current_time())
+    async with trio.open_nursery() as nursery:
+        client = Client(pair[0], nursery.start_soon, Buffers(1 << 20, 1 << 20))
+        expiry.add(client, 102.1)
+        nursery.start_soon(expiry.run)
+        for after_seconds, code in ((1.65, None), (2.65, 4001)):
+            await trio.sleep(after_seconds - autojump_clock.current_time())
+            assert client.close_code == code
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_client_is_no_cycle_that_must_be_searched_for(pair: Pair) -> None:
     async with trio.open_nursery() as nursery:
         client = Client(pair[0], ClientTasks(nursery, pair[0]).start_soon, Buffers(1 << 20, 1 << 20))
