@@ -28,6 +28,8 @@ PER_SECOND = 300.0
 LARGEST_TRANSACTION = 9
 ROLLED_BACK = 0.1
 """The share of transactions that are rolled back."""
+CATCH_UP_SECONDS = 1.0
+"""A writer that was held up writes faster until it is on schedule again, but never makes up for more than this."""
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Writer:
 
     conninfo: str
     per_second: float = PER_SECOND
+    """Committed notifications; those that are rolled back come on top."""
     seed: int = 0
     after: int = 0
     """The first number is the one after this."""
@@ -87,15 +90,17 @@ class Writer:
                 self._stop.wait(0.05)
 
     def _write(self, connection: psycopg.Connection[Any], chance: random.Random) -> None:
-        due = time.time()
+        due = time.monotonic()
         while not self._stop.is_set():
             count = chance.randint(1, LARGEST_TRANSACTION)
-            due = max(due + count / self.per_second, time.time() - 0.1)
-            if self._stop.wait(max(0.0, due - time.time())):
-                return
+            rolled_back = chance.random() < ROLLED_BACK
+            if not rolled_back:
+                due = max(due + count / self.per_second, time.monotonic() - CATCH_UP_SECONDS)
+                if self._stop.wait(max(0.0, due - time.monotonic())):
+                    return
             first, self._number = self._number + 1, self._number + count
             numbers = range(first, first + count)
-            if chance.random() < ROLLED_BACK:
+            if rolled_back:
                 self._send(connection, numbers, chance, "ROLLBACK")
                 continue
             sent = time.time()
