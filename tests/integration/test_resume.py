@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.support import redis as rd
-from tests.support.bridge_log import IN_DIRECT, IN_REDIS, time_of
+from tests.support.bridge_log import IN_DIRECT, IN_REDIS, tail, time_of
 from tests.support.fleet import LISTENER, SETTLE_SECONDS, STRAY_SECONDS, WORKER, Fleet, Servers, running_fleet
 from tests.support.fleet import redis as redis
 from tests.support.fleet import servers as servers
@@ -30,6 +30,8 @@ from tests.support.traffic import CHANNELS, Client, Writer, all_committed
 STAY_SECONDS = 0.3
 MOST_LOST = 5
 PER_SECOND = 300.0
+FAST_PER_SECOND = 500.0
+FAST_SECONDS = 10.0
 
 Message = dict[str, Any]
 
@@ -244,9 +246,14 @@ class Journey:
 
 @contextmanager
 def journey(fleet: Fleet, per_second: float = PER_SECOND) -> Iterator[Journey]:
+    began = time.time()
     made = Journey(fleet, per_second)
     try:
         yield made
+    except Exception as error:
+        for name, process in fleet.processes.items():
+            error.add_note(f"{name}, seconds since {began:.3f}:\n{tail(process, began)}")
+        raise
     finally:
         made.close()
 
@@ -262,20 +269,29 @@ def fleet(servers: Servers) -> Iterator[Fleet]:
         yield made
 
 
+def be_without_redis(fleet: Fleet, redis: rd.RedisServer, seconds: float) -> None:
+    """Kill Redis, start it again so long after the workers have noticed, and wait until they use it."""
+    killed = time.time()
+    redis.kill()
+    for name in ("one", "two"):
+        time_of(fleet.processes[name], IN_DIRECT, killed)
+    time.sleep(seconds)
+    redis.start()
+    returned = time.time()
+    for name in ("one", "two"):
+        time_of(fleet.processes[name], IN_REDIS, returned)
+
+
+def pending_gaps(traveller: Traveller) -> list[Message]:
+    return [message for message in traveller.messages if message["type"] == "gap" and message.get("pending")]
+
+
 def test_travellers_while_redis_is_killed_and_a_worker_restarts(fleet: Fleet, redis: rd.RedisServer) -> None:
     with journey(fleet) as all_of_them:
         one = all_of_them.travel("websocket", WebSocketVisit, "one", "two")
         two = all_of_them.travel("stream", StreamVisit, "two", "one")
         time.sleep(1.0)
-        killed = time.time()
-        redis.kill()
-        for name in ("one", "two"):
-            time_of(fleet.processes[name], IN_DIRECT, killed)
-        time.sleep(1.5)
-        redis.start()
-        returned = time.time()
-        for name in ("one", "two"):
-            time_of(fleet.processes[name], IN_REDIS, returned)
+        be_without_redis(fleet, redis, 1.5)
         time.sleep(1.0)
         fleet.processes["two"].end()
         fleet.replace_ended()
@@ -284,5 +300,19 @@ def test_travellers_while_redis_is_killed_and_a_worker_restarts(fleet: Fleet, re
         time.sleep(1.5)
         all_of_them.settle()
         assert min(one.visits, two.visits) > 10
-        pending = [message for message in one.messages if message["type"] == "gap"]
-        assert pending, "nobody noticed that Redis was away"
+        assert pending_gaps(one), "nobody noticed that Redis was away"
+
+
+def test_travellers_at_five_hundred_events_a_second_while_redis_is_killed(fleet: Fleet, redis: rd.RedisServer) -> None:
+    with journey(fleet, FAST_PER_SECOND) as all_of_them:
+        began = time.time()
+        one = all_of_them.travel("websocket", WebSocketVisit, "one", "two")
+        two = all_of_them.travel("stream", StreamVisit, "two", "one")
+        time.sleep(FAST_SECONDS / 3)
+        be_without_redis(fleet, redis, FAST_SECONDS / 5)
+        time.sleep(max(0.0, began + FAST_SECONDS - time.time()))
+        all_of_them.settle()
+        assert min(one.visits, two.visits) > 10
+        assert pending_gaps(one), "nobody noticed that Redis was away"
+        times = list(all_of_them.writer.committed.values())
+        assert len(times) / (times[-1] - times[0]) > 0.8 * FAST_PER_SECOND, "there was less traffic than asked for"
