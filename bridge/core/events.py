@@ -98,9 +98,13 @@ class Filled(msgspec.Struct, frozen=True, gc=False):
 
 
 class Past(msgspec.Struct, frozen=True, gc=False):
-    """Everything from `floor` (excluded) to where delivery began: nobody who is here lacks it, but others may come."""
+    """Everything from `floor` (excluded) to where delivery began, in a numbering that is related to it.
+
+    It ends the pending `hole`, which reaches from the beginning of all to there.
+    """
 
     floor: Position
+    hole: tuple[Position, Position]
     events: tuple[Event, ...]
 
 

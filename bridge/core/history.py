@@ -4,6 +4,7 @@
        ▲ late events of the gap behind it go to its end
 
 Inside a stretch nothing is missing. Between two of them lies a gap: pending, final, or None where it has been filled.
+Until something is forgotten, the first gap begins with the beginning of all, behind a stretch that holds nothing.
 Positions are compared as far as the timeline can relate them; stretches are in order anyway.
 """
 
@@ -72,19 +73,13 @@ class History:
         if not self._stretches:
             self._stretches.append(Stretch(position))
 
-    def prepend(self, past: Past) -> None:
-        """What came before the oldest stretch, where it is related to it."""
-        if not self._stretches:
-            return
-        oldest = self._stretches[0]
-        floor = self._timeline.convert(past.floor, oldest.floor.term)
-        if floor is None or floor >= oldest.floor:
-            return
-        at = [(self._timeline.convert(event.position, oldest.floor.term), event) for event in past.events]
-        older = [event for position, event in at if position is not None and position <= oldest.floor]
-        oldest.events[:0] = older
-        oldest.floor = floor
-        self._count += len(older)
+    def remember(self, past: Past) -> None:
+        """What lies before the beginning, unless that has been trimmed away."""
+        behind = self._stretches[1].gap if len(self._stretches) > 1 else None
+        if behind is not None and _bounds(behind) == past.hole:
+            self._stretches[0] = Stretch(past.floor, events=list(past.events))
+            self._count += len(past.events)
+        self.fill(Filled(*past.hole))
         self._trim()
 
     def append(self, event: Event) -> None:
@@ -121,6 +116,8 @@ class History:
             return
         if gap.pending:
             self._pending.add(bounds)
+        if gap.after is not None:
+            self.begin(gap.after)
         if gap.before is None:
             self._stretches.clear()
             self._count = 0
@@ -230,11 +227,13 @@ class History:
         first, last = self._place(gap.after), self._place(gap.before.plus(-1))
         if first is None or last is None:
             return None
-        behind = self._stretches[last + 1].gap if last + 1 < len(self._stretches) else None
-        if behind is not None and behind.after is not None:
-            end = self._timeline.convert(gap.before, behind.after.term)
-            if end is None or end > behind.after.plus(1):
-                return None  # it reaches into a gap whose other side it is not related to
+        behind = self._stretches[last + 1] if last + 1 < len(self._stretches) else None
+        if behind is not None and behind.gap is not None and behind.gap.after is not None:
+            end = self._timeline.convert(gap.before, behind.gap.after.term)
+            if end is None or end > behind.gap.after.plus(1):
+                if self._timeline.convert(gap.before, behind.floor.term) is None:
+                    return None  # it reaches into a gap whose other side it is not related to
+                last += 1
         return first, last
 
     def _settle(self, bounds: Bounds, end: Gap | None) -> None:

@@ -41,6 +41,11 @@ class Position(NamedTuple):
             raise ValueError(f"not a position: {text!r}")
         return cls(term, seq)
 
+    @property
+    def beginning(self) -> "Position":
+        """Before everything that is related to it."""
+        return Position(self.term, -_LIMIT)
+
     def plus(self, count: int) -> "Position":
         """The position `count` notifications later (earlier, if negative)."""
         return Position(self.term, self.seq + count)

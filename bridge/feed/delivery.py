@@ -58,12 +58,18 @@ class Delivery:
         """Whether a source beside the log may bring something: from `open_beside` until the log has joined it."""
         self._ledger = Ledger(self.timeline)
         self._holes: list[Hole] = []
+        self._past: Hole | None = None
         self._sink = sink
         self._metrics = metrics
 
     @property
     def holes(self) -> Sequence[Hole]:
         return self._holes
+
+    @property
+    def past(self) -> Hole | None:
+        """What lies before the beginning, while the log may still bring it for clients that were elsewhere then."""
+        return self._past
 
     def begin(self, position: Position) -> None:
         """The first source of this process starts here: nobody wants what is not newer."""
@@ -78,6 +84,9 @@ class Delivery:
         after = self.position
         if after is None:
             self.begin(first.plus(-1))
+            past = Hole(first.beginning, first, "history_trimmed")
+            self._past = past if fillable else None
+            self._sink([Gap(past.after, past.before, past.reason, pending=fillable)])
         elif self.missing(after, first) != 0:
             if fillable:
                 self._open(Hole(after, first, reason))
@@ -86,9 +95,11 @@ class Delivery:
                 self._give_up(after, first)
             self.position = first.plus(-1)
 
-    def remember(self, past: Past) -> None:
-        """What lies before the beginning, for clients that were served elsewhere until then."""
-        self._sink([past])
+    def remember(self, floor: Position, events: Sequence[Event]) -> None:
+        """What lies before the beginning is known now: nothing before `floor`, and everything after it."""
+        past, self._past = self._past, None
+        if past is not None:
+            self._sink([Past(floor, (past.after, past.before), tuple(events))])
 
     def offer(self, batch: Sequence[Event]) -> None:
         """Deliver those of these events that are new; what is older than something delivered goes as late."""
@@ -144,6 +155,9 @@ class Delivery:
 
     def settle(self) -> None:
         """End every hole: filled where nothing is missing any more, else with a final gap."""
+        past, self._past = self._past, None
+        if past is not None:
+            self._sink([Gap(past.after, past.before, past.reason)])
         holes, self._holes = self._holes, []
         for hole in holes:
             if self.missing(hole.after, hole.before) == 0:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import anyio
 
 from bridge import telemetry
-from bridge.core.events import Entry, Event, GapReason, Past
+from bridge.core.events import Entry, Event, GapReason
 from bridge.core.position import Position
 from bridge.feed.delivery import Delivery
 from bridge.feed.direct_source import learn
@@ -131,9 +131,10 @@ class LogSource:
             end = (await log.state()).tail
             if end is None or not await self._related(log, end):
                 return
+            if not await self._start_at(log, end):
+                return
             if self._delivery.beside:
                 telemetry.switching_to_redis()
-            await self._start_at(log, end)
             await self._catch_up(log)
             self._joining_to = self._delivery.newest(end.term) or end
         if self.tail is not None and self._caught_up(self.tail):
@@ -188,37 +189,55 @@ class LogSource:
         for term, heard_at in relations:
             learn(self._delivery.timeline, Position(term, 0), heard_at)
 
-    async def _start_at(self, log: Log, end: Position) -> None:
+    async def _start_at(self, log: Log, end: Position) -> bool:
         """Where to begin to read: where this source was, or else where the other one began.
 
         Or else where the log's term begins: nobody hears anything yet, and clients of other workers may go on here.
+        False where the log, ending at `end`, has not come to where the other one began.
         """
         if self.tail is not None:
-            return
+            return True
         began = [self._delivery.timeline.convert(Position(term, 0), end.term) for term in self._delivery.beside]
         positions = [position for position in began if position is not None]
         if positions:
+            if not await self._remember(log, end):
+                return False
             self.tail = min(positions)
-            await self._remember(log, self.tail)
-            return
+            return True
         self.tail = await self._begin_of_term(log, end) if self._delivery.position is None else end
         self._delivery.continue_with(self.tail.plus(1), "failover", fillable=False)
+        return True
 
     async def _begin_of_term(self, log: Log, end: Position) -> Position:
         """Before the oldest entry of the term that the log ends in."""
         oldest = await log.read(Position(end.term, -1), 1)
         return oldest[0].position.plus(-1) if oldest and oldest[0].position <= end else end
 
-    async def _remember(self, log: Log, until: Position) -> None:
-        """Read what the log's term holds through this position, where delivery began without the log."""
+    async def _remember(self, log: Log, end: Position) -> bool:
+        """Read what the log's term holds of what came before delivery began; False where it has not come so far."""
+        delivery = self._delivery
+        began = delivery.timeline.convert(delivery.past.before, end.term) if delivery.past is not None else None
+        if began is None:
+            return True
+        if end.plus(1) < began:
+            return False
+        floor = at = Position(end.term, min(0, began.seq) - 1)
         events: list[Event] = []
-        floor, at = None, Position(until.term, -1)
-        while at < until and (entries := await log.read(at)):
-            floor = floor or entries[0].position.plus(-1)
-            events += [one.event for one in entries if one.event is not None and one.position <= until]
-            at = entries[-1].position
-        if floor is not None:
-            self._delivery.remember(Past(floor, tuple(events)))
+        while at.plus(1) < began:
+            entries = await log.read(at)
+            if not entries:
+                return False
+            for entry in entries:
+                at, follows = entry.position, at.plus(1)
+                if at != follows:  # the oldest ones were trimmed, or the log's term has ended before
+                    floor = min(at, began).plus(-1)
+                    events.clear()
+                if at >= began:
+                    break
+                if entry.event is not None:
+                    events.append(entry.event)
+        delivery.remember(floor, events)
+        return True
 
     async def _take_live(self, log: Log, entries: Sequence[Entry]) -> None:
         """Take live entries. Where one does not follow, the stream has it and all after it: XADD comes first."""

@@ -20,6 +20,7 @@ from bridge.hub.fanout import Fanout
 from bridge.hub.gaps import Gaps
 from bridge.hub.lack import Lack
 from bridge.hub.members import Members, Wish
+from bridge.hub.past import tell_past
 from bridge.hub.resume import resume
 from bridge.telemetry import Metrics, log
 
@@ -156,7 +157,8 @@ class Hub:
             self.fanout.events(plain)
             plain = []
             if isinstance(item, Past):
-                self.history.prepend(item)
+                self.history.remember(item)
+                tell_past(item, self.members, self.gaps, self.timeline)
                 continue
             if isinstance(item, Event):
                 self.history.insert(item)

@@ -133,6 +133,12 @@ NO_FINAL_GAP = {
     "the log joined before it had come to the marker of a session opened meanwhile": (
         '[5,[["listener",0],["listener",0],["worker",0]],[[0.0,"wire_deaf",0,0.05,0]],true,1000,true]'
     ),
+    "a worker that began without the log gave up what the log brought later": (
+        '[93,[["worker",0],["both",0],["worker",0],["both",0]],[[0.0,"redis_readonly",0,5.0,0]],true,1000,false]'
+    ),
+    "the history of a worker began behind the marker, and not before it": (
+        '[0,[["both",0],["worker",0],["listener",0]],[[0.0,"redis_oom",0,5.0,0]],true,1000,false]'
+    ),
     "an emptied log was begun anew by a listener that had just come": (
         '[0,[["both",0],["listener",0],["worker",0]],[[0.5,"kill",1,1.5,0],[1.0,"wire_cut",2,0.05,0],'
         '[0.5,"flush",0,0.05,0]],true,1000,true]'

@@ -82,7 +82,7 @@ class Watcher:
             self.gaps.append(OpenGap(gap.after, gap.before))
         else:
             self.gaps = [one for one in self.gaps if one not in known]
-            self.has |= set(range(self.world.index(str(gap.after)) + 1, self.world.index(str(gap.before))))
+            self.has |= set(range(max(-1, self.world.index(str(gap.after))) + 1, self.world.index(str(gap.before))))
 
 
 class Scene:

@@ -23,7 +23,7 @@ Step = tuple[str, int, int]
 
 TRAFFIC = ["nothing", "commit", "commit", "commit", "commit_b", "work", "work"]
 FEEDS = ["lose_log", "open_session", "lose_session", "join", "join", "stall", "unstall"]
-LOSSES = ["break_log", "join_anyway", "restart"]
+LOSSES = ["break_log", "join_anyway", "restart", "trim"]
 MOVES = ["leave", "go", "leave", "go", "wait", "pong", "tick"]
 READING = ["stop", "read", "read"]
 
@@ -103,6 +103,8 @@ class Scene:
                 self.world.write()
             case "break_log":
                 self.world.break_log()
+            case "trim":
+                self.world.trim(1 + 2 * much)
             case "restart":
                 self._restart(who % 2)
             case "leave" if not (self.overlapping and traveller.replaying):
@@ -208,6 +210,15 @@ ONE_EACH: list[dict[str | None, Subscription]] = [{None: BOTH}, {None: ONLY_A}, 
 def test_nothing_is_lost_where_the_log_has_everything(steps: list[Step]) -> None:
     scene = run_scene(steps, ONE_EACH, **ROOMY)
     assert complaints(scene) == []
+
+
+@given(scenarios(TRAFFIC, FEEDS, ["restart", "leave", "go", "go", "pong", "tick"]))
+@settings(deadline=None)
+def test_a_process_that_begins_anew_gets_its_past_from_the_log(steps: list[Step]) -> None:
+    """But what it cannot relate to its own session in time: so no time passes here until the log is back."""
+    scene = run_scene(steps, ONE_EACH, **ROOMY)
+    assert complaints(scene) == []
+    assert [traveller.final_gaps for traveller in scene.travellers] == [[], [], [], []]
 
 
 @given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES), st.sampled_from([1, 4, 20, 1000]))
