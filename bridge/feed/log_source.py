@@ -215,13 +215,14 @@ class LogSource:
 
     async def _remember(self, log: Log, end: Position) -> bool:
         """Read what the log's term holds of what came before delivery began; False where it has not come so far."""
-        delivery = self._delivery
-        began = delivery.timeline.convert(delivery.past.before, end.term) if delivery.past is not None else None
-        if began is None:
+        past = self._delivery.past
+        began = self._delivery.timeline.convert(past.before, end.term) if past is not None else None
+        if past is None or began is None:
             return True
         if end.plus(1) < began:
             return False
-        floor = at = Position(end.term, min(0, began.seq) - 1)
+        at = Position(end.term, -1)
+        floor = at if at.plus(1) < began else None
         events: list[Event] = []
         while at.plus(1) < began:
             entries = await log.read(at)
@@ -230,13 +231,13 @@ class LogSource:
             for entry in entries:
                 at, follows = entry.position, at.plus(1)
                 if at != follows:  # the oldest ones were trimmed, or the log's term has ended before
-                    floor = min(at, began).plus(-1)
+                    floor = at.plus(-1) if at < began else None
                     events.clear()
                 if at >= began:
                     break
                 if entry.event is not None:
                     events.append(entry.event)
-        delivery.remember(floor, events)
+        self._delivery.remember(past.before.plus(-1) if floor is None else floor, events)
         return True
 
     async def _take_live(self, log: Log, entries: Sequence[Entry]) -> None:

@@ -50,10 +50,15 @@ class Process:
 
     @property
     def past(self) -> tuple[int, list[int]] | None:
-        """After which seq the past is known, and the seqs of its events."""
+        """After which seq of the log the past is known, and the seqs of its events."""
         found = [item for item in self.items if isinstance(item, Past)]
         assert len(found) <= 1
-        return (found[0].floor.seq, [event.position.seq for event in found[0].events]) if found else None
+        if not found:
+            return None
+        floor = self.delivery.timeline.convert(found[0].floor, LOG)
+        assert floor is not None
+        assert found[0].floor.seq >= -1, "what follows has an id"
+        return floor.seq, [event.position.seq for event in found[0].events]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,13 @@ async def test_what_the_log_holds_from_before_the_beginning_is_told(log: Log, pa
     assert await process.start(log, 20)
     assert process.past == past
     assert process.source.tail == Position(LOG, BEGAN)
+
+
+async def test_a_log_that_was_begun_anew_after_the_beginning_knows_nothing_of_the_past() -> None:
+    process = Process()
+    process.delivery.timeline.relate(Position(NEW, 0), Position(LOG, BEGAN + 5))
+    assert await process.source._start_at(Log(*run(NEW, 0, 9)), Position(NEW, 9))  # type: ignore[arg-type]
+    assert process.past == (BEGAN - 1, [])
 
 
 async def test_a_log_that_has_not_come_to_the_beginning_is_waited_for() -> None:
