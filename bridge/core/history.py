@@ -11,9 +11,10 @@ Positions are compared as far as the timeline can relate them; stretches are in 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from bridge.core.cursor import OpenGap
+from bridge.core.cursor import OpenGap, Run
 from bridge.core.events import Event, Filled, Gap, Past, in_order, late
 from bridge.core.position import Position, Timeline
 
@@ -146,6 +147,23 @@ class History:
             return position > there
         began, place = self._place(since), self._place(position.plus(-1))
         return began is None or place is None or began < place
+
+    def runs(self, after: Position, last: Position) -> list[Run]:
+        """Everything after the one position and through the other one, so that who cannot relate the two can relate the
+        ends of each run: final gaps lie between them."""
+        first, end = self._place(after), self._place(last)
+        if first is None or end is None:
+            return [Run(after, last)]
+        found = []
+        for stretch, following in pairwise(self._stretches[first : end + 1]):
+            behind = following.gap.after if following.gap is not None else None
+            newest = stretch.events[-1].position if stretch.events else stretch.floor
+            until = newest if behind is None else behind
+            begin = self._timeline.convert(after, until.term)
+            if begin is None or begin < until:  # else it lies in the gap, which may reach from the beginning of all
+                found.append(Run(after, until))
+            after = following.floor
+        return [*found, Run(after, last)]
 
     def after(self, position: Position) -> Iterator[Event | Gap]:
         """What a client that has everything through `position` lacks, in order; nothing where that is not related.

@@ -3,6 +3,8 @@
 A late event concerns only those who lack it; the end of a pending gap those who were told of it, or came with it.
 """
 
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 from bridge.core.cursor import OpenGap
@@ -45,14 +47,18 @@ class Gaps:
         return lack
 
     def late(self, event: Event) -> None:
-        """Tell a late event to those who lack it."""
+        """Tell a late event to those who lack it. A replay that is under way does not bring it again."""
         wanted = [client for group in self._members.match(event) for client in group.clients]
         said: dict[Lack, None] = {}
         told: list[Client] = []
         known: dict[Lack, bool] = {}
         for client in wanted:
             lacks = []
+            replaying = []
             for lack in self._members.lacking.get(client, ()):
+                if lack.replaying:
+                    replaying.append(lack)
+                    continue
                 if lack not in known:
                     known[lack] = self._lies_in(event, lack)
                 if known[lack] and self._members.wants(client, event, lack.gap):
@@ -60,20 +66,25 @@ class Gaps:
             if lacks or self._was_owed(client, event):
                 said.update(dict.fromkeys(lacks))
                 told.append(client)
+                self.mark(event, replaying)
         for lack in said:
             lack.gap = lack.gap.advanced(event.position, self._timeline)
         self._fanout.tell(told, lambda cursor: event_message(event, cursor), tuple(said))
 
+    def mark(self, event: Event, lacks: Iterable[Lack]) -> None:
+        """An event came to a client that lacks these, and to no other one: they need not bring it."""
+        for lack in lacks:
+            if self._lacks(event, lack):
+                lack.gap = lack.gap.advanced(event.position, self._timeline, begins=True)
+
     def _lies_in(self, event: Event, lack: Lack) -> bool:
         """Whether this late event is one that was lacking."""
-        if lack.replaying or (event.hole is not None and event.hole not in lack.ties):
+        if event.hole is not None and event.hole not in lack.ties:
             return False
-        low = self._timeline.convert(lack.gap.after, event.position.term)
-        high = self._timeline.convert(lack.gap.before, event.position.term)
-        if event.hole is None and low is None and high is None:
-            return False
-        inside = (low is None or low < event.position) and (high is None or event.position < high)
-        return inside and not lack.gap.has(event.position, self._timeline)
+        return self._lacks(event, lack)
+
+    def _lacks(self, event: Event, lack: Lack) -> bool:
+        return lack.gap.spans(event.position, self._timeline) and not lack.gap.has(event.position, self._timeline)
 
     def _was_owed(self, client: Client, event: Event) -> bool:
         """Whether a late event outside of the pending gaps, announced as lost, is newer than the subscription."""
@@ -114,8 +125,14 @@ class Gaps:
         for lacks, clients in cohorts.items():
             ended = [lack for lack in lacks if lack in tied and not lack.ties]
             left = lacks
+            told: dict[Bounds, GapReason | None] = {}
             for lack in ended:
                 left = tuple(one for one in left if one is not lack)
                 for client in clients:
                     self._members.lack(client, left)
-                self._fanout.tell(clients, partial(end_message, lack), (lack,))
+                if lack.gap.bounds not in told or (lack.lost and not told[lack.gap.bounds]):
+                    self._fanout.tell(clients, partial(end_message, lack), (lack,))
+                    told[lack.gap.bounds] = lack.lost
+            for lack in left:
+                if lack.replaying and lack.gap.bounds in told:
+                    lack.gap, lack.told = replace(lack.gap, silent=True), told[lack.gap.bounds]

@@ -15,5 +15,7 @@ class Lack:
     ties: set[Bounds]
     lost: GapReason | None = None
     """Why one of those has ended as a final gap; None where none has."""
+    told: GapReason | None = None
+    """Why the gap was lost for another subscription, of which the client has been told."""
     replaying: bool = False
     """Whether it is being filled from the history: what comes late goes there too, and is not told twice."""

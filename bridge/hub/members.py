@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bridge.core.cursor import Cursor, OpenGap, sub_digest
-from bridge.core.events import Event, fields
+from bridge.core.cursor import Cursor, OpenGap, concerning, sub_digest
+from bridge.core.events import Event, GapReason, fields
+from bridge.core.history import Bounds
 from bridge.core.position import Position
 from bridge.core.topics import Subscription, Topics
 from bridge.hub.client import Client
@@ -22,8 +23,10 @@ class Wish:
     """The cursor as the client wrote it; None where it gave none."""
     cursor: Cursor | None = None
     """How far it has come."""
-    gaps: frozenset[tuple[Position, Position]] = frozenset()
+    gaps: frozenset[Bounds] = frozenset()
     """The gaps that were open when it began: what has come in them since, this subscription has brought."""
+    ended: dict[Bounds, GapReason | None] = field(default_factory=dict)
+    """What has ended of these while it was replayed, and why it was lost if it was."""
     begun: bool = False
     """Whether its turn has come: those of one client begin one after the other, or its cursor would say too much."""
 
@@ -34,6 +37,8 @@ class Heard(NamedTuple):
     subscription: Subscription
     since: Position | None
     wish: Wish
+    older: frozenset[Bounds]
+    """The gaps that were open when it came into force, and are not its own."""
 
 
 class GroupKey(NamedTuple):
@@ -110,7 +115,8 @@ class Members:
         member = self.get(client)
         if not member.heard:
             member.since = since
-        member.heard[name] = Heard(wish.subscription, since, wish)
+        older = frozenset(lack.gap.bounds for lack in self.lacking.get(client, ()))
+        member.heard[name] = Heard(wish.subscription, since, wish, older)
         self._regroup(client, member)
 
     def drop(self, client: Client, name: str | None) -> None:
@@ -134,6 +140,11 @@ class Members:
         return any(
             one.subscription.matches(event, present) for name, one in heard.items() if sub_digest(name) == gap.sub
         )
+
+    def gaps_of(self, client: Client, name: str | None) -> list[OpenGap]:
+        """The open gaps that concern this subscription."""
+        gaps = [lack.gap for lack in self.lacking.get(client, ())]
+        return concerning(gaps, name)
 
     def cohorts(self, clients: Iterable[Client]) -> dict[tuple[Lack, ...], list[Client]]:
         """These clients, by what they lack."""

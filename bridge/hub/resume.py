@@ -3,28 +3,25 @@
 A cursor says all about a client, so a replay that is interrupted (to wait until the client has read) begins again from
 the cursor that it has reached, whatever has changed meanwhile; its last step and going live are one.
 
-A client that hears something already cannot go back: a further subscription with a cursor goes live first, and what it
-lacks comes late, in a gap of its own that only the cursor shows.
+A client that hears something already cannot go back: what a further subscription lacks comes late
+(`bridge.hub.late`).
 """
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import trio
 
 from bridge.core import events
-from bridge.core.cursor import Cursor, OpenGap, sub_digest
-from bridge.core.events import Event, Gap
-from bridge.core.history import Bounds, Inside
+from bridge.core.cursor import Cursor, OpenGap, concerning
+from bridge.core.events import Gap, GapReason
+from bridge.core.history import Bounds
 from bridge.core.position import Position
-from bridge.core.wire import position_json
 from bridge.hub.client import Chunk, Client, State
 from bridge.hub.encoding import Message, encode, end_message, event_message, gap_message, lost_messages
 from bridge.hub.lack import Lack
+from bridge.hub.late import LateReplay, merged
 from bridge.hub.members import Member, Wish
 
 if TYPE_CHECKING:
@@ -58,15 +55,6 @@ def resume(hub: "Hub", client: Client, name: str | None, wish: Wish) -> None:
         client.run(resumption.finish)
 
 
-def merged(insides: Sequence[Inside]) -> Iterator[tuple[Event, dict[int, bool]]]:
-    """What lies in any of these gaps, each once and in order; in which of them, as they may overlap, and whether it
-    begins a run there."""
-    rows = ([(one.place, at, one) for one in inside.found] for at, inside in enumerate(insides))
-    for _, same in groupby(heapq.merge(*rows, key=itemgetter(0)), key=itemgetter(0)):
-        found = list(same)
-        yield found[0][2].event, {at: one.begins for _, at, one in found}
-
-
 class Resumption:
     """One subscription on its way from a cursor to what is live."""
 
@@ -77,11 +65,9 @@ class Resumption:
         self._wish = wish
         self._cursor = cursor
         self._begun = False
-        self._is_live = False
-        """Whether the client went live first, and what it lacks comes late."""
+        self._late: LateReplay | None = None
+        """For a client that hears something already."""
         self._since: Position | None = None
-        self._replaying: list[tuple[Lack, bool]] = []
-        """For a client that hears something already: what comes late, and whether it was announced as a gap."""
         self._round_bytes = min(ROUND_BYTES, hub.buffers.client_bytes // 2)
 
     @property
@@ -168,6 +154,7 @@ class Resumption:
         after = cursor.position if cursor is not None and not self._ahead else None
         last = Gap(after, here.position.plus(1), "unknown_position")
         base = Cursor(cursor.position) if cursor is not None and not hears else here
+        self._wish.ended.update((gap.bounds, "unknown_position") for gap in lost)
         self._say(lost_messages(lost, last, "unknown_position", base, here))
 
     def begin(self) -> bool:
@@ -176,21 +163,23 @@ class Resumption:
         if cursor is None:
             return True
         self._begun = True
-        mine = (None, sub_digest(self._name))
-        gaps = tuple(replace(gap, sub=None) for gap in cursor.open_gaps if gap.sub in mine)
+        gaps = tuple(concerning(cursor.open_gaps, self._name))
         self._wish.cursor = Cursor(cursor.position, gaps)
         self._wish.gaps = frozenset(gap.bounds for gap in gaps)
         self._since = cursor.position
         here: Cursor | None = self._wish.cursor
         if hub.members.get(self._client).heard:
-            self._go_live_first(self._wish.cursor)
+            self._late = LateReplay(hub, self._client, self._name, self._wish, self._round_bytes)
+            self._late.join(self._wish.cursor)
             here = hub.cursor(self._client)  # that of the connection, which says what is to come late
         hub.greet(self._client, self._name, self._wish, here)
         return self._go_on()
 
     def _go_on(self) -> bool:
         cursor = self._wish.cursor
-        return self._fill() if self._is_live or cursor is None else self._catch_up(cursor)
+        if self._late is not None:
+            return self._late.go_on()
+        return cursor is None or self._catch_up(cursor)
 
     def _catch_up(self, cursor: Cursor) -> bool:
         """One round of the replay in order; True if the client is live after it."""
@@ -225,6 +214,7 @@ class Resumption:
         if here is None:
             return
         last = Gap(cursor.position, here.position.plus(1), "history_trimmed")
+        self._wish.ended.update((gap.bounds, "failover") for gap in cursor.open_gaps)
         self._say(lost_messages(cursor.open_gaps, last, "failover", Cursor(cursor.position), here))
 
     def _say(self, messages: Sequence[Message]) -> None:
@@ -245,13 +235,20 @@ class Resumption:
         for event, inside in merged(insides):
             for at, begins in inside.items():
                 gaps[at] = gaps[at].advanced(event.position, self._hub.timeline, begins=begins)
-            yield (event_message(events.late(event, None), here()) if wants(event) else None), here()
+            new = wants(event) and not any(gaps[at].was_had(event, self._hub.timeline) for at in inside)
+            yield (event_message(events.late(event, None), here()) if new else None), here()
         for gap, rest in list(zip(gaps, insides, strict=True)):
             if rest.rest == "pending":
                 ties[gap.bounds] = rest.ties
+                if gap.silent:
+                    gaps[gaps.index(gap)] = replace(gap, silent=False)
+                    yield gap_message(Gap(gap.after, gap.before, "failover", pending=True), here()), here()
                 continue
             gaps.remove(gap)
-            yield end_message(Lack(gap, set(), None if rest.rest == "filled" else "failover"), here()), here()
+            lost: GapReason | None = None if rest.rest == "filled" else "failover"
+            self._wish.ended[gap.bounds] = lost
+            silent = gap.silent and lost is None
+            yield (None if silent else end_message(Lack(gap, set(), lost), here())), here()
         latest: Bounds | None = None
         for item in history.after(position):
             if isinstance(item, Gap):
@@ -267,76 +264,6 @@ class Resumption:
             elif gaps and latest == gaps[-1].bounds:
                 gaps[-1] = gaps[-1].advanced(item.position, self._hub.timeline)
             yield (event_message(item, here()) if wants(item) else None), here()
-
-    def _go_live_first(self, cursor: Cursor) -> None:
-        """The client hears other subscriptions already: this one joins them, and what it lacks comes late."""
-        hub, digest = self._hub, sub_digest(self._name)
-        self._is_live = True
-        announced = [Lack(replace(gap, sub=digest), set(), replaying=True) for gap in cursor.open_gaps]
-        self._replaying = [(lack, True) for lack in announced]
-        here = hub.position
-        there = hub.timeline.convert(cursor.position, here.term) if here is not None else None
-        if here is not None and (there is None or there < here):
-            gap = OpenGap(cursor.position, here.plus(1), sub=digest)
-            self._replaying.append((Lack(gap, set(), replaying=True), False))
-        hub.join(self._client, self._name, tuple(lack for lack, _ in self._replaying), cursor.position)
-
-    def _fill(self) -> bool:
-        """One round of what comes late; True if that was all."""
-        hub, client = self._hub, self._client
-        lacks = tuple(lack for lack, _ in self._replaying)
-        insides = [hub.history.inside(lack.gap) for lack in lacks]
-        frames: list[bytes] = []
-        size = 0
-        for event, inside in merged(insides):
-            for at, begins in inside.items():
-                lacks[at].gap = lacks[at].gap.advanced(event.position, hub.timeline, begins=begins)
-            cursor = hub.cursor(client)
-            if cursor is not None and self._is_new(event, [lacks[at].gap for at in inside]):
-                frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
-                size += len(frames[-1])
-                if size > self._round_bytes:
-                    self._send(frames, None, lacks)
-                    return False
-        for (lack, announced), rest in zip(self._replaying, insides, strict=True):
-            frames += self._end(lack, rest.rest, rest.ties, announced=announced)
-        self._replaying.clear()
-        self._send(frames, None, lacks)
-        return True
-
-    def _end(self, lack: Lack, rest: str, ties: frozenset[Bounds], *, announced: bool) -> list[bytes]:
-        """A gap that was filled as far as the history goes: what becomes of it, and what its client is told."""
-        hub, client = self._hub, self._client
-        lack.replaying = False
-        if rest == "pending":
-            lack.ties = set(ties)
-        else:
-            hub.members.lack(client, tuple(one for one in hub.members.lacking.get(client, ()) if one is not lack))
-            lack.lost = "failover" if rest == "lost" else None
-        cursor = hub.cursor(client)
-        if cursor is None or (rest == "pending" and announced):
-            return []
-        if rest == "pending":
-            message = gap_message(Gap(lack.gap.after, lack.gap.before, "failover", pending=True), cursor)
-        elif rest == "filled" and not announced:  # only the cursor showed it, and no longer does
-            message = Message(position_json(cursor), "position", str(cursor))
-        else:
-            message = end_message(lack, cursor)
-        return [encode(client.protocol, message)]
-
-    def _is_new(self, event: Event, gaps: list[OpenGap]) -> bool:
-        """Whether the subscription wants this event of these gaps, and no other one of the client has brought it."""
-        if not self._wish.subscription.matches(event):
-            return False
-        others, follows = self._hub.members.get(self._client).heard.items(), self._hub.history.follows
-        bounds = {(gap.after, gap.before) for gap in gaps}
-        return not any(
-            name != self._name
-            and other.subscription.matches(event)
-            and other.since is not None
-            and (bounds & other.wish.gaps or follows(event.position, other.since))
-            for name, other in others
-        )
 
     def _send(self, frames: list[bytes], before: Position | None, said: tuple[Lack, ...] = ()) -> None:
         if frames:

@@ -345,13 +345,6 @@ class Traveller:
             del self.messages[keep:]
             del self._cursors[keep:]
 
-    @property
-    def replaying(self) -> bool:
-        """Whether a replay for one of several subscriptions is under way."""
-        connection = self.connection
-        lacking = connection.worker.hub.members.lacking.get(connection.client, ()) if connection else ()
-        return any(lack.replaying for lack in lacking)
-
     def complaints(self) -> list[str]:
         """All that is wrong with what it got, when everything has come to rest."""
         found: list[str] = []
@@ -393,7 +386,7 @@ class Traveller:
                     found.append(f"the gap {bounds} has no room")
                 lost.append((low, high))
             elif kind == "filled":
-                if bounds not in pending and len(self.wants) == 1:  # else it may be one that only the cursor showed
+                if bounds not in pending:
                     found.append(f"{bounds} was not pending, but is filled")
                 pending.discard(bounds)
         missing = {index for index in owed - seen if not any(low < index < high for low, high in lost)}

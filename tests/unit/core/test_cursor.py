@@ -6,13 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.cursor import MAX_OPEN_GAPS, MAX_RUNS, Cursor, OpenGap, Run, sub_digest
+from bridge.core.cursor import MAX_HAD_BYTES, MAX_OPEN_GAPS, MAX_RUNS, Cursor, Had, OpenGap, Run, fitting, sub_digest
 from bridge.core.position import Position, Timeline
+from bridge.core.topics import Subscription
 
 positions = st.builds(Position, st.integers(1, 2**63 - 1), st.integers(0, 2**63 - 1))
-subs = st.none() | st.text(max_size=5).map(sub_digest)
 runs = st.lists(st.builds(Run, positions, positions), max_size=MAX_RUNS).map(tuple)
-gaps = st.builds(OpenGap, positions, positions, runs, subs)
+texts = st.text(max_size=4)
+wheres = st.dictionaries(texts, st.lists(texts, min_size=1, max_size=2).map(tuple), max_size=2)
+subscriptions = st.builds(
+    Subscription, st.frozensets(texts, max_size=2), wheres.map(lambda where: tuple(sorted(where.items())))
+)
+had = st.lists(st.builds(Had, st.lists(st.builds(Run, positions, positions), max_size=2).map(tuple), subscriptions))
+gaps = st.builds(OpenGap, positions, positions, runs) | st.builds(
+    OpenGap, positions, positions, runs, texts.map(sub_digest), st.booleans(), had.map(fitting)
+)
 cursors = st.builds(Cursor, positions, st.lists(gaps, max_size=MAX_OPEN_GAPS).map(tuple))
 
 PARTS = st.sampled_from(
@@ -24,7 +32,7 @@ PARTS = st.sampled_from(
 def test_the_text_says_all_and_needs_no_escape_in_a_url_or_a_header(cursor: Cursor) -> None:
     text = str(cursor)
     assert Cursor.parse(text) == cursor
-    assert re.fullmatch(r"[0-9a-f._~-]+", text)
+    assert re.fullmatch(r"[0-9a-zA-Z._~!:-]+", text)
 
 
 @given(positions)
@@ -55,6 +63,11 @@ def test_garbage_is_refused_and_nothing_else_is_raised(text: str) -> None:
         "1-1~1-1_2-2_3-3.3-4_xyz",
         "1-1~1-1_2-2_3-3.3-4_DEADBEEF",
         "1-1~1-1_2-2_3-3.3-4_deadbeef_1",
+        "1-1~1-1_2-2__deadbeefx",
+        "1-1~1-1_2-2___3-3.3-4:W1siYSJdLFtdXQ",
+        "1-1~1-1_2-2__deadbeef_3-3.3-4:W1siYSJdLFtd",
+        "1-1~1-1_2-2__deadbeef_3-3:W1siYSJdLFtdXQ",
+        "1-1~1-1_2-2__deadbeef_" + "!".join(["3-3.3-4:W1siYSJdLFtdXQ"] * (MAX_HAD_BYTES // 20)),
         "1-1~1-1_2-2_3-3.",
         "1-1~1-1_2-2_3-3.3-4.",
         "1-1~1-1_2-2_3-3.3-4.3-5",
