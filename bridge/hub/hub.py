@@ -8,6 +8,8 @@ is dropped alone.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+import trio
+
 from bridge.core.cursor import Cursor, OpenGap
 from bridge.core.events import Event, Filled, Gap, Past
 from bridge.core.history import History
@@ -62,6 +64,8 @@ class Hub:
         self.newest = newest
         self.fanout = Fanout(self.members, metrics)
         self.gaps = Gaps(self.fanout, timeline)
+        self.replay_turn = trio.Lock()
+        """Who resumes waits for it before each further round: the others get a turn in between."""
         self._metrics = metrics
         self._waiting: dict[Client, None] = {}
         """Clients whose next subscription begins when the hub is live."""

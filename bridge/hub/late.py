@@ -44,12 +44,15 @@ def _just_before(position: Position) -> Position:
 class LateReplay:
     """One subscription that is live, and what it lacks on its way."""
 
-    def __init__(self, hub: "Hub", client: Client, name: str | None, wish: Wish, round_bytes: int) -> None:
+    def __init__(
+        self, hub: "Hub", client: Client, name: str | None, wish: Wish, round_bytes: int, round_events: int
+    ) -> None:
         self._hub = hub
         self._client = client
         self._name = name
         self._wish = wish
         self._round_bytes = round_bytes
+        self._round_events = round_events
         self._lacks: tuple[Lack, ...] = ()
 
     def join(self, cursor: Cursor) -> None:
@@ -68,7 +71,7 @@ class LateReplay:
         insides = [hub.history.inside(lack.gap) for lack in lacks]
         frames: list[bytes] = []
         size = 0
-        for event, inside in merged(insides):
+        for looked, (event, inside) in enumerate(merged(insides), 1):
             new = self._is_new(event, [lacks[at].gap for at in inside])
             for at, begins in inside.items():
                 lacks[at].gap = lacks[at].gap.advanced(event.position, hub.timeline, begins=begins)
@@ -78,9 +81,9 @@ class LateReplay:
             if cursor is not None and new:
                 frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
                 size += len(frames[-1])
-                if size > self._round_bytes:
-                    self._send(frames)
-                    return False
+            if size > self._round_bytes or looked >= self._round_events:
+                self._send(frames)
+                return False
         for lack, inside_it in zip(lacks, insides, strict=True):
             frames += self._end(lack, inside_it)
         self._send(frames)

@@ -41,6 +41,8 @@ BEHIND_SECONDS = 30.0
 AHEAD = 100_000
 """And by how many positions."""
 ROUND_BYTES = 256 * 1024
+ROUND_EVENTS = 1000
+"""Events that are looked at in one round: a filter may want none of them, and everybody else waits meanwhile."""
 
 
 def resume(hub: "Hub", client: Client, name: str | None, wish: Wish) -> None:
@@ -136,8 +138,10 @@ class Resumption:
             return
         while not self._over:
             await self._client.flushed()
-            if self._over or self._go_on():
-                return
+            async with self._hub.replay_turn:
+                await trio.lowlevel.checkpoint()
+                if self._over or self._go_on():
+                    return
 
     def give_up(self) -> None:
         """The cursor means nothing here: say so, and begin with what is live."""
@@ -169,7 +173,7 @@ class Resumption:
         self._since = cursor.position
         here: Cursor | None = self._wish.cursor
         if hub.members.get(self._client).heard:
-            self._late = LateReplay(hub, self._client, self._name, self._wish, self._round_bytes)
+            self._late = LateReplay(hub, self._client, self._name, self._wish, self._round_bytes, ROUND_EVENTS)
             self._late.join(self._wish.cursor)
             here = hub.cursor(self._client)  # that of the connection, which says what is to come late
         hub.greet(self._client, self._name, self._wish, here)
@@ -191,13 +195,13 @@ class Resumption:
         frames: list[bytes] = []
         size = 0
         ties: dict[Bounds, frozenset[Bounds]] = {}
-        for message, here in self._missing(cursor, ties):
+        for looked, (message, here) in enumerate(self._missing(cursor, ties), 1):
             self._wish.cursor = cursor = here
             if message is not None:
                 frames.append(encode(self._client.protocol, message))
                 size += len(frames[-1])
-                if size > self._round_bytes:
-                    break
+            if size > self._round_bytes or looked >= ROUND_EVENTS:
+                break
         else:
             self._send(frames, begun_at, said)
             lacks = tuple(Lack(gap, set(ties[gap.bounds])) for gap in cursor.open_gaps)
