@@ -220,9 +220,10 @@ class _Judge:
         self._seen.add(index)
         if late and index < self._start:
             self._say(f"#{index} came late, and is older than the subscription, which begins at #{self._start}")
+        if late:
+            return  # also where nothing newer has come: then it came late in a gap that a history brought with it
         if index < self._newest:
-            if not late:
-                self._say(f"#{index} came after #{self._newest}, and is not marked late")
+            self._say(f"#{index} came after #{self._newest}, and is not marked late")
             return
         self._pass_over(index)
         self._newest = index

@@ -52,6 +52,9 @@ FINE: dict[str, list[Message]] = {
     "a gap that is filled in part": [
         *events(0, 1), gap(1, 4, pending=True), *events(4, 5), late(3), gap(1, 4), *events(*range(6, 10)),
     ],
+    "what came late in a gap follows it where both come from a history": [
+        *events(0, 1), gap(1, 6), late(3), late(4), *events(*range(6, 10)),
+    ],
     "what comes while a gap is pending need not be late": [
         *events(0, 1), gap(1, 8, pending=True), *events(3, 4), gap(1, 8), *events(8, 9),
     ],
