@@ -251,10 +251,13 @@ class LogSource:
         if end is None:
             return  # emptied: what is appended next will show where it goes on
         if self.tail is not None and end < self.tail:
-            if not self._delivery.knows(end):
-                self._jump(end.plus(1))
-            elif self._delivery.timeline.convert(self.tail, end.term) is None:
-                self.tail = await self._begin_of_term(log, end)  # begun anew, with a lower term, and heard beside it
+            begun_anew = end.term < self.tail.term
+            begin = await self._begin_of_term(log, end) if begun_anew else end
+            known = self._delivery.knows(end)
+            if begun_anew and (known or self._delivery.beside):
+                self.tail = begin
+            elif not known:
+                self._jump(begin.plus(1))
             # Else the log lost its newest entries, which were read before, and a listener appends them again.
         while self.tail is None or self.tail < end:
             entries = await log.read(self.tail)

@@ -103,6 +103,10 @@ RUNS = {
         '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"kill",0,0.05,0],'
         '[0.0,"redis_restart",0,0.05,0],[0.0,"skew",0,0.05,0]],true,1000,true]'
     ),
+    "an emptied log that was begun anew with a lower term, which was related to the one before, was never joined": (
+        '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.01,"skew",0,0.05,0],'
+        '[0.01,"redis_restart",0,0.3,0],[0.5,"big_burst",0,0.05,0],[0.0,"kill",0,0.05,0]],true,1000,false]'
+    ),
     "the first of two gaps stood for both, and the second one was lost on its way": (
         '[779584800,[["worker",0],["worker",0],["both",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],'
         '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
