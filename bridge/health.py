@@ -128,6 +128,7 @@ class ServerHealth:
         rates: Rates,
         *,
         wants_redis: bool,
+        embedded: bool,
         draining: Callable[[], bool],
     ) -> None:
         self._feed = feed
@@ -136,6 +137,7 @@ class ServerHealth:
         self._relay = relay
         self._rates = rates
         self._wanted = "redis" if wants_redis else "direct"
+        self._embedded = embedded
         self._draining = draining
 
     def ready(self) -> bool:
@@ -166,6 +168,7 @@ class ServerHealth:
             "since": _time(changes[-1].at),
             "position": str(position) if position else None,
             "links": links,
+            "embedded": self._embedded,
             "rates": self._rates.now(),
             "switches": [
                 {"at": _time(change.at), "mode": change.state.mode, "reason": change.state.reason or None}

@@ -47,10 +47,11 @@ def check_files(settings: Settings, *, serves_clients: bool) -> None:
         Authenticator(settings)
 
 
-async def serve(settings: Settings, *, with_listener: bool, on_listening: OnListening) -> None:
+async def serve(settings: Settings, *, with_listener: bool, embedded: bool = False, on_listening: OnListening) -> None:
     """Serve clients until SIGTERM or SIGINT; then drain, end everything in order and return; at once at a second one.
 
-    SIGHUP reads certificate and keys again. Raises SettingsError where they cannot be used at the start.
+    SIGHUP reads certificate and keys again. Raises SettingsError where they cannot be used at the start. `embedded` says
+    that the database is thrown away at the end, so that the page may send to it.
     """
     metrics = Metrics()
     links, with_redis = RealLinks(settings), settings.use_redis_notifier
@@ -76,7 +77,16 @@ async def serve(settings: Settings, *, with_listener: bool, on_listening: OnList
     rates = Rates(metrics, hub.observe)
     relay_health = RelayHealth(relay) if relay else None
     places = Places(settings.max_clients)
-    health = ServerHealth(feed, delivery, hub, relay_health, rates, wants_redis=with_redis, draining=places.is_closed)
+    health = ServerHealth(
+        feed,
+        delivery,
+        hub,
+        relay_health,
+        rates,
+        wants_redis=with_redis,
+        embedded=embedded,
+        draining=places.is_closed,
+    )
     server = Server(settings, hub, health, metrics, places)
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with _running(relay.run) if relay else _running(), _running(feed.run, rates.run):

@@ -19,7 +19,8 @@ GARBAGE_THRESHOLDS = (50_000, 20, 10)
 """Objects that may be garbage before Python looks: some megabytes at most."""
 
 OnListening = Callable[[str], None]
-Service = Callable[[Settings, OnListening], Awaitable[None]]
+Service = Callable[[Settings, Servers | None, OnListening], Awaitable[None]]
+"""The embedded servers, where there are any, are those that the settings lead to."""
 
 
 def run_serve(flags: Flags, *, with_listener: bool) -> None:
@@ -29,8 +30,9 @@ def run_serve(flags: Flags, *, with_listener: bool) -> None:
 
     check_files(settings, serves_clients=True)
 
-    async def service(settings: Settings, on_listening: OnListening) -> None:
-        await serve(settings, with_listener=with_listener, on_listening=on_listening)
+    async def service(settings: Settings, servers: Servers | None, on_listening: OnListening) -> None:
+        embedded = servers is not None
+        await serve(settings, with_listener=with_listener, embedded=embedded, on_listening=on_listening)
 
     _run(settings, service, serves_clients=True)
 
@@ -42,7 +44,7 @@ def run_listen(flags: Flags) -> None:
 
     check_files(settings, serves_clients=False)
 
-    async def service(settings: Settings, on_listening: OnListening) -> None:
+    async def service(settings: Settings, servers: Servers | None, on_listening: OnListening) -> None:  # noqa: ARG001
         await listen(settings, on_listening=on_listening)
 
     _run(settings, service, serves_clients=False)
@@ -68,7 +70,7 @@ def _run(settings: Settings, service: Service, *, serves_clients: bool) -> None:
                 print(f"Listening on {url}", flush=True)
 
         _collect_garbage_rarely()
-        run_trio(partial(service, settings, on_listening))
+        run_trio(partial(service, settings, servers, on_listening))
 
 
 def _collect_garbage_rarely() -> None:
