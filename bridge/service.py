@@ -23,12 +23,14 @@ from bridge.feed.source import FeedState
 from bridge.health import ListenerHealth, Rates, RelayHealth, ServerHealth
 from bridge.hub import Buffers, Hub
 from bridge.links.openers import RealLinks
+from bridge.links.postgres_notify import notify
 from bridge.relay.relay import Relay
 from bridge.server import HealthSource
 from bridge.server import serve as serve_http
 from bridge.server.auth import Authenticator
 from bridge.server.drain import drain
 from bridge.server.limits import Places
+from bridge.server.notify import Send
 from bridge.server.tls import open_tls
 from bridge.settings import Settings
 from bridge.telemetry import Metrics, log
@@ -50,8 +52,8 @@ def check_files(settings: Settings, *, serves_clients: bool) -> None:
 async def serve(settings: Settings, *, with_listener: bool, embedded: bool = False, on_listening: OnListening) -> None:
     """Serve clients until SIGTERM or SIGINT; then drain, end everything in order and return; at once at a second one.
 
-    SIGHUP reads certificate and keys again. Raises SettingsError where they cannot be used at the start. `embedded` says
-    that the database is thrown away at the end, so that the page may send to it.
+    SIGHUP reads certificate and keys again. Raises SettingsError where they cannot be used at the start. `embedded` is
+    true where the database is thrown away at the end, so that the page may send to it.
     """
     metrics = Metrics()
     links, with_redis = RealLinks(settings), settings.use_redis_notifier
@@ -87,7 +89,11 @@ async def serve(settings: Settings, *, with_listener: bool, embedded: bool = Fal
         embedded=embedded,
         draining=places.is_closed,
     )
-    server = Server(settings, hub, health, metrics, places)
+
+    async def send(channel: str, payload: str) -> None:
+        await notify(settings.conninfo(), channel, [payload])
+
+    server = Server(settings, hub, health, metrics, places, send if embedded else None)
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with _running(relay.run) if relay else _running(), _running(feed.run, rates.run):
             await server.run(signals, on_listening)
@@ -108,20 +114,33 @@ class Server:
     """The server of this process, from its first connection to the last signal."""
 
     def __init__(
-        self, settings: Settings, hub: Hub | None, health: HealthSource, metrics: Metrics, places: Places
+        self,
+        settings: Settings,
+        hub: Hub | None,
+        health: HealthSource,
+        metrics: Metrics,
+        places: Places,
+        send: Send | None = None,
     ) -> None:
         self._settings = settings
         self._hub = hub
         self._health = health
         self._metrics = metrics
         self._places = places
+        self._send = send
         self._tls = open_tls(settings)
         self._authenticator = Authenticator(settings) if hub else None
 
     async def run(self, signals: Signals, on_listening: OnListening) -> None:
         """Serve until a signal says that it is enough. Without clients to send away, that is the first one."""
         async with trio.open_nursery() as nursery:
-            serve_this = partial(serve_http, places=self._places, tls=self._tls, authenticator=self._authenticator)
+            serve_this = partial(
+                serve_http,
+                places=self._places,
+                tls=self._tls,
+                authenticator=self._authenticator,
+                send=self._send,
+            )
             host, port = await nursery.start(serve_this, self._settings, self._hub, self._health, self._metrics)
             scheme = "https" if self._tls else "http"
             on_listening(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")

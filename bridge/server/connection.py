@@ -22,6 +22,7 @@ from bridge.server.endpoints import Endpoint, answer
 from bridge.server.guard import Guard
 from bridge.server.http import HEAD_BYTES, HttpConnection, Request, Response, linger, refuse
 from bridge.server.limits import Lobby, Places, Visitor
+from bridge.server.notify import PATH, Notifier
 from bridge.server.proxies import Address, Network, address_of, client_address, is_trusted, site
 from bridge.server.sse import come_back_later, resume_from, run_sse
 from bridge.server.tls import Tls, serve_tls
@@ -55,11 +56,13 @@ class Door:
         places: Places,
         tls: Tls | None,
         authenticator: Authenticator | None,
+        notifier: Notifier | None,
     ) -> None:
         self._clients = clients
         self._paths = paths
         self._guard = Guard(settings)
         self._authenticator = authenticator
+        self._notifier = notifier
         self._lobby = lobby
         self._places = places
         self._tls = tls
@@ -116,11 +119,11 @@ class Door:
         self, raw: socket.socket, peer: Address | None, visitor: Visitor
     ) -> tuple[str | None, Callable[[], Awaitable[None]]] | None:
         """Answer requests until one makes a client of the visitor: its address and how to serve it. None at the end."""
-        http = HttpConnection(raw)
+        http = HttpConnection(raw, self._takes_body)
         while (request := await http.next_request()) is not None:
             visitor.client = address = client_address(peer, request, self._trusted)
             client = self._limited(address)
-            asked = self._judge(request, client)
+            asked = await self._judge(request, client, http)
             if self._clients is not None and isinstance(asked, Upgrade):
                 return client, partial(run_websocket, raw, asked, http.trailing, self._clients)
             if self._clients is not None and isinstance(asked, Welcome):
@@ -131,8 +134,14 @@ class Door:
             self._lobby.answered(visitor)
         return None
 
-    def _judge(self, request: Request, client: str | None) -> Response | Welcome:
+    def _takes_body(self, request: Request) -> bool:
+        return self._notifier is not None and request.method == "POST" and request.path == PATH
+
+    async def _judge(self, request: Request, client: str | None, http: HttpConnection) -> Response | Welcome:
         """The answer to a request, or what it is to hear. Under ``/sse`` pages of welcome origins may read answers."""
+        if self._notifier is not None and request.path == PATH:
+            reason = self._guard.refusal(request, websocket=False)
+            return await self._notifier.answer(request, http.body) if reason is None else refuse(403, reason)
         asked = self._ask(request, client)
         if isinstance(asked, Response) and targets_streams(request.path):
             return replace(asked, headers=(*asked.headers, *self._guard.cors(request)))

@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from bridge.server.http import Request, Response, refuse
+from bridge.server.page import page
 from bridge.telemetry import METRICS_CONTENT_TYPE, Metrics
 
 METHODS = ("GET", "HEAD")
@@ -22,7 +23,9 @@ class HealthSource(Protocol):
     def status(self) -> Json: ...
 
 
-def endpoints(health: HealthSource, metrics: Metrics, observe: Callable[[], None]) -> Mapping[str, Endpoint]:
+def endpoints(
+    health: HealthSource, metrics: Metrics, observe: Callable[[], None], *, with_page: bool
+) -> Mapping[str, Endpoint]:
     """Each path and how to answer it; `observe` brings the gauges up to date."""
 
     def ready() -> Response:
@@ -34,6 +37,7 @@ def endpoints(health: HealthSource, metrics: Metrics, observe: Callable[[], None
         return Response(200, metrics.text(), METRICS_CONTENT_TYPE.encode())
 
     return {
+        **({"/": page} if with_page else {}),
         "/health": lambda: _json(health.health()),
         "/ready": ready,
         "/status": lambda: _json(health.status()),

@@ -1,10 +1,11 @@
 """HTTP/1.1 on one connection: reads request heads and writes whole answers. The state is h11's.
 
-Bounded in bytes and in time: a head of 16 KiB within 10 seconds, no request bodies, a minute of idle keep-alive.
+Bounded in bytes and in time: a head of 16 KiB within 10 seconds, a minute of idle keep-alive. A request has no body,
+but where it is expected: then of a known length, within 10 seconds, and no longer than who reads it allows.
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -19,6 +20,7 @@ from bridge.telemetry import log
 
 HEAD_BYTES = 16 * 1024
 HEAD_SECONDS = 10.0
+BODY_SECONDS = 10.0
 IDLE_SECONDS = 60.0
 ANSWER_SECONDS = 10.0
 LINGER_SECONDS = 1.0
@@ -81,10 +83,14 @@ def refuse(status: int, message: str, *headers: Header, close: bool = False) -> 
 
 
 class HttpConnection:
-    """One connection that speaks HTTP/1.1 until it ends or is handed over to a client. `raw` does not block."""
+    """One connection that speaks HTTP/1.1 until it ends or is handed over to a client. `raw` does not block.
 
-    def __init__(self, raw: socket.socket) -> None:
+    Requests that `takes_body` names may have a body, which is left to `body`.
+    """
+
+    def __init__(self, raw: socket.socket, takes_body: Callable[[Request], bool] = lambda _: False) -> None:
         self._raw = raw
+        self._takes_body = takes_body
         self._head = b""
         """A handshake that was read without h11, and what came after it."""
         self._head_size = 0
@@ -130,12 +136,18 @@ class HttpConnection:
             if not isinstance(event, h11.Request):
                 return None
             self._head_only = event.method == b"HEAD"
+            request = Request(event.method.decode(), event.target.decode("latin-1"), list(event.headers))
+            takes_body = self._takes_body(request)
             if event.http_version not in (b"1.0", b"1.1"):
                 await self._give_up(refuse(505, "only HTTP/1.1 is spoken here"))
-            elif _announces_body(event) or not isinstance(self._h11.next_event(), h11.EndOfMessage):
+            elif takes_body and _announces_chunks(event):
+                await self._give_up(refuse(411, "a request body is announced by Content-Length alone"))
+            elif takes_body:
+                return request
+            elif _announces_chunks(event) or not isinstance(self._h11.next_event(), h11.EndOfMessage):
                 await self._give_up(refuse(413, "a request body is not expected"))
             else:
-                return Request(event.method.decode(), event.target.decode("latin-1"), list(event.headers))
+                return request
         except h11.RemoteProtocolError as error:
             await self._give_up(refuse(error.error_status_hint, "this is not HTTP/1.1 as the bridge speaks it"))
         return None
@@ -165,6 +177,29 @@ class HttpConnection:
             await self._give_up(refuse(408, "the head of the request took too long"))
         return None
 
+    async def body(self, max_bytes: int) -> bytes | None:
+        """The body of the last request, once, if `takes_body` named it; None where it is longer, and is left unread.
+
+        Raises h11.RemoteProtocolError where the peer ends before it is whole, and trio.TooSlowError.
+        """
+        body, connection = bytearray(), self._h11
+        with trio.fail_after(BODY_SECONDS):
+            while True:
+                event = connection.next_event()
+                if isinstance(event, h11.Data):
+                    body += event.data
+                    if len(body) > max_bytes:
+                        return None
+                elif event is not h11.NEED_DATA:
+                    return bytes(body)
+                else:
+                    if connection.they_are_waiting_for_100_continue:
+                        go_on = connection.send(
+                            h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+                        )
+                        await send(self._raw, go_on or b"")
+                    connection.receive_data(await receive(self._raw, HEAD_BYTES))
+
     async def answer(self, response: Response) -> bool:
         """Send a whole answer; True if another request may follow. Raises trio.TooSlowError if the peer takes none."""
         connection = self._h11
@@ -175,7 +210,7 @@ class HttpConnection:
             *_ALWAYS,
             *response.headers,
         ]
-        if response.close:
+        if response.close or connection.their_state is h11.SEND_BODY:
             headers.append((b"Connection", b"close"))
         reason = HTTPStatus(response.status).phrase.encode()
         data = connection.send(h11.Response(status_code=response.status, headers=headers, reason=reason)) or b""
@@ -192,7 +227,7 @@ class HttpConnection:
             await self.answer(Response(response.status, response.body, close=True))
 
 
-def _announces_body(event: h11.Request) -> bool:
+def _announces_chunks(event: h11.Request) -> bool:
     """Whether a body may come in pieces, if only an empty one: proxies disagree on where that ends."""
     return any(name == b"transfer-encoding" for name, _ in event.headers)
 

@@ -14,6 +14,7 @@ from bridge.server.clients import Clients
 from bridge.server.connection import Door
 from bridge.server.endpoints import HealthSource, endpoints
 from bridge.server.limits import Lobby, Places, prepare_descriptors
+from bridge.server.notify import Notifier, Send
 from bridge.server.tls import DESCRIPTORS_A_CONNECTION, Tls
 from bridge.settings import Settings
 from bridge.telemetry import Metrics, log
@@ -52,10 +53,12 @@ async def serve(
     tls: Tls | None = None,
     places: Places | None = None,
     authenticator: Authenticator | None = None,
+    send: Send | None = None,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve HTTP and, with a hub, WebSockets and streams of events; reports the bound (host, port). Never returns.
 
+    With a hub there is also the page, which sends NOTIFYs by `send`, if it is given.
     What is not given is made from the settings, which raises SettingsError where a file cannot be used. Raises
     BridgeError if the address cannot be bound. Cancelling closes every client with 1001, as far as the kernel takes the
     frame at once, and takes no longer than that (with TLS, than `bridge.server.tls.GOODBYE_SECONDS`).
@@ -69,7 +72,9 @@ async def serve(
         authenticator = Authenticator(settings)
     async with trio.open_nursery() as nursery:
         clients = Clients(hub, nursery) if hub else None
-        door = Door(settings, clients, endpoints(health, metrics, observe), lobby, places, tls, authenticator)
+        notifier = Notifier(hub.channels, authenticator, send) if hub and authenticator else None
+        paths = endpoints(health, metrics, observe, with_page=hub is not None)
+        door = Door(settings, clients, paths, lobby, places, tls, authenticator, notifier)
         if hub is not None:
             nursery.start_soon(_keep_time, hub)
         for listener in listeners:

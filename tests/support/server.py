@@ -16,6 +16,7 @@ from bridge.core.position import Position, Timeline
 from bridge.hub import Buffers, Hub
 from bridge.server import serve
 from bridge.server.limits import Places
+from bridge.server.notify import Send
 from bridge.server.tls import Tls, open_tls
 from bridge.settings import Settings
 from bridge.telemetry import Metrics
@@ -201,7 +202,9 @@ def happening(seq: int, channel: str = "a", **fields: object) -> Event:
 
 
 @asynccontextmanager
-async def running_server(*, live: bool = True, with_hub: bool = True, **changes: Any) -> AsyncIterator[RunningServer]:
+async def running_server(
+    *, live: bool = True, with_hub: bool = True, send: Send | None = None, **changes: Any
+) -> AsyncIterator[RunningServer]:
     """A server on a free port, cancelled at the end."""
     settings = Settings(**{"port": 0, "channels": "a,b,match_change", **changes})
     metrics, health, tls = Metrics(), FixedHealth(), open_tls(settings)
@@ -212,7 +215,7 @@ async def running_server(*, live: bool = True, with_hub: bool = True, **changes:
         hub.set_live(None)
     async with trio.open_nursery() as nursery:
         places = Places(settings.max_clients)
-        serve_this = partial(serve, tls=tls, places=places)
+        serve_this = partial(serve, tls=tls, places=places, send=send)
         host, port = await nursery.start(serve_this, settings, hub if with_hub else None, health, metrics)
         connect_to = "127.0.0.1" if host == "0.0.0.0" else host
         server = RunningServer(connect_to, port, hub, metrics, nursery.cancel_scope, health, places, tls)
