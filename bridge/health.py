@@ -1,10 +1,10 @@
-"""What /health, /ready and /status say: what was observed on the links, never what a setting hopes for.
+"""What /health, /ready and /status say, and the gauges that say the same: what was observed on the links, never what a
+setting hopes for.
 
-Unknown is not healthy: before the first proof a process is `down`. Neither answer holds payloads or secrets.
+Unknown is not healthy: before the first proof a process is `down`. No answer holds payloads or secrets.
 """
 
-from collections import deque
-from collections.abc import Callable
+import math
 from datetime import UTC, datetime
 
 import anyio
@@ -15,45 +15,17 @@ from bridge.feed.feed import Feed
 from bridge.feed.source import LogView
 from bridge.hub import Hub
 from bridge.links.openers import Session
+from bridge.rates import Rates
 from bridge.relay.relay import Relay
-from bridge.telemetry import Metrics, error_text
-
-SAMPLE_SECONDS = 1.0
-RATE_SAMPLES = 10
-"""Rates are means over the last ten seconds."""
+from bridge.server.limits import Places
+from bridge.settings import Settings
+from bridge.telemetry import Leg, Metrics, error_text
+from bridge.telemetry.metrics import MODES, PREFIX, set_or_remove
 
 Json = dict[str, object]
 
-_RATES = {
-    "received_per_second": "notify_bridge_notifications_received_total",
-    "appended_per_second": "notify_bridge_log_entries_appended_total",
-    "events_per_second": "notify_bridge_events_total",
-    "deliveries_per_second": "notify_bridge_deliveries_total",
-}
-
-
-class Rates:
-    """How fast the counters grow, sampled by one task."""
-
-    def __init__(self, metrics: Metrics, observe: Callable[[], None] = lambda: None) -> None:
-        self._metrics = metrics
-        self._observe = observe
-        self._samples: deque[tuple[float, dict[str, float]]] = deque(maxlen=RATE_SAMPLES + 1)
-
-    async def run(self) -> None:
-        """Sample once a second, and have `observe` bring the gauges up to date. Never returns."""
-        while True:
-            self._observe()
-            value = self._metrics.registry.get_sample_value
-            self._samples.append((anyio.current_time(), {name: value(key) or 0.0 for name, key in _RATES.items()}))
-            await anyio.sleep(SAMPLE_SECONDS)
-
-    def now(self) -> Json:
-        """Events per second, by name."""
-        if len(self._samples) < 2:
-            return dict.fromkeys(_RATES, 0.0)
-        (since, first), (until, last) = self._samples[0], self._samples[-1]
-        return {name: round((last[name] - first[name]) / (until - since), 1) for name in _RATES}
+_UP = {"proven", "writable"}
+_UNWANTED = {"closed", "off"}
 
 
 class RelayHealth:
@@ -89,59 +61,115 @@ class RelayHealth:
             **link,
             "appending": publisher.appending,
             "tail": str(publisher.tail) if publisher.tail else None,
+            "round_trip_seconds": publisher.round_trip_seconds,
             "backlog_entries": tape.end - tape.written,
             "backlog_bytes": tape.backlog_bytes,
         }
+
+    def observe(self, metrics: Metrics) -> None:
+        """Set the gauges of the backlog, which without Redis there is none of."""
+        tape = self._relay.tape
+        waiting = tape.read(tape.written, 1) if self._relay.publisher is not None else ()
+        since = self._relay.listener.arrivals.at(waiting[0].position) if waiting else None
+        metrics.backlog_oldest.set(0.0 if since is None else anyio.current_time() - since)
+        metrics.backlog_entries.set(tape.end - tape.written)
+        metrics.backlog_bytes.set(tape.backlog_bytes)
+
+
+class Process:
+    """What every process says of itself, whatever it does."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, rates: Rates, *, embedded: bool) -> None:
+        self.metrics = metrics
+        self.rates = rates
+        self._channels = sorted(settings.channels)
+        self._embedded = embedded
+        self._started = anyio.current_time()
+
+    def status(self, leg: Leg) -> Json:
+        """With the latency of this leg."""
+        latency = self.metrics.latency.quantiles(leg)
+        return {
+            "channels": self._channels,
+            "embedded": self._embedded,
+            "uptime_seconds": round(anyio.current_time() - self._started, 1),
+            "rates": self.rates.now(),
+            "latency": {
+                "p50_ms": latency.p50_ms,
+                "p99_ms": latency.p99_ms,
+                "samples": latency.samples,
+                "leg": latency.leg,
+            },
+        }
+
+    def observe(self, mode: str, links: dict[str, Json]) -> None:
+        """Set the gauges that every process has. `links` as `status` shows them."""
+        metrics = self.metrics
+        for one in MODES:
+            metrics.mode.labels(one).set(one == mode)
+        for name, link in links.items():
+            set_or_remove(metrics.link_up, name, _up(link))
+            round_trip = link.get("round_trip_seconds")
+            set_or_remove(metrics.round_trip, name, round_trip if isinstance(round_trip, float) else None)
 
 
 class ListenerHealth:
     """Health of `listen`: it works while what it hears goes into the log."""
 
-    def __init__(self, relay: RelayHealth, rates: Rates) -> None:
+    def __init__(self, relay: RelayHealth, process: Process) -> None:
         self._relay = relay
-        self._rates = rates
+        self._process = process
+        process.metrics.observe_with(self._observe)
 
     def ready(self) -> bool:
         return self._relay.working
 
     def health(self) -> Json:
-        working = self._relay.working
-        return {"status": "ok" if working else "down", "mode": "redis" if working else "none", **_version()}
+        return {"status": "ok" if self._relay.working else "down", "mode": self._mode, **_version()}
 
     def status(self) -> Json:
-        links = {"postgres": self._relay.postgres(), "redis": self._relay.redis()}
-        return {**self.health(), "links": links, "rates": self._rates.now()}
+        return {**self.health(), "links": self._links(), **self._process.status("received_to_appended")}
+
+    @property
+    def _mode(self) -> str:
+        return "redis" if self._relay.working else "none"
+
+    def _links(self) -> dict[str, Json]:
+        return {"postgres": self._relay.postgres(), "redis": self._relay.redis()}
+
+    def _observe(self) -> None:
+        self._process.observe(self._mode, self._links())
+        self._relay.observe(self._process.metrics)
 
 
 class ServerHealth:
     """Health of `serve`: events come from a live source. With a listener of its own, that one has to work too.
 
-    While it is `draining` it is not ready, but still healthy.
+    While its `places` are closed it drains: it is not ready, but still healthy.
     """
 
     def __init__(
         self,
+        settings: Settings,
         feed: Feed,
         delivery: Delivery,
         hub: Hub,
         relay: RelayHealth | None,
-        rates: Rates,
-        *,
-        wants_redis: bool,
-        embedded: bool,
-        draining: Callable[[], bool],
+        process: Process,
+        places: Places,
     ) -> None:
         self._feed = feed
         self._delivery = delivery
         self._hub = hub
         self._relay = relay
-        self._rates = rates
-        self._wanted = "redis" if wants_redis else "direct"
-        self._embedded = embedded
-        self._draining = draining
+        self._process = process
+        self._places = places
+        self._wanted = "redis" if settings.use_redis_notifier else "direct"
+        self._auth = "jwt" if settings.authenticates else "none"
+        process.metrics.observe_with(self._observe)
 
     def ready(self) -> bool:
-        return self._feed.state.value.mode != "none" and not self._draining()
+        return self._feed.state.value.mode != "none" and not self._places.closed
 
     def health(self) -> Json:
         state = self._feed.state.value
@@ -150,26 +178,24 @@ class ServerHealth:
         answer: Json = {"status": status, "mode": state.mode, "clients": self._hub.client_count, **_version()}
         if state.reason:
             answer["reason"] = state.reason
-        if self._draining():
+        if self._places.closed:
             answer["draining"] = True
         return answer
 
     def status(self) -> Json:
         changes = self._feed.changes
         position = self._delivery.position
-        session = self._feed.session
-        if self._relay is not None:
-            links = {"postgres": self._relay.postgres(), "redis": self._relay.redis()}
-        else:
-            links = {"postgres": _session(session) if session is not None else {"state": "closed"}, "redis": {}}
-        links["redis"] |= _log(self._feed.log_view)
+        slow = PREFIX + "slow_disconnects_total"
         return {
             **self.health(),
             "since": _time(changes[-1].at),
             "position": str(position) if position else None,
-            "links": links,
-            "embedded": self._embedded,
-            "rates": self._rates.now(),
+            "auth": self._auth,
+            "max_clients": self._places.total,
+            "buffered_bytes": self._hub.buffers.total_bytes,
+            "slow_disconnects": int(self._process.metrics.values([slow])[slow]),
+            "links": self._links(),
+            **self._process.status(self._leg),
             "switches": [
                 {"at": _time(change.at), "mode": change.state.mode, "reason": change.state.reason or None}
                 for change in changes
@@ -184,6 +210,36 @@ class ServerHealth:
                 for announced in self._delivery.recent_gaps
             ],
         }
+
+    @property
+    def _leg(self) -> Leg:
+        """The part of the way to clients that this process can time now."""
+        if self._relay is not None or self._feed.state.value.mode == "direct":
+            return "received_to_delivered"
+        return "log_to_delivered"
+
+    def _links(self) -> dict[str, Json]:
+        session = self._feed.session
+        log = _log(self._feed.log_view)
+        if self._relay is not None:
+            return {"postgres": self._relay.postgres(), "redis": log | self._relay.redis()}
+        if session is not None:
+            return {"postgres": _session(session), "redis": log}
+        wanted = self._wanted == "direct" or self._delivery.beside_open
+        return {"postgres": {"state": "lost" if wanted else "closed"}, "redis": log}
+
+    def _observe(self) -> None:
+        metrics = self._process.metrics
+        self._hub.observe()
+        self._process.observe(self._feed.state.value.mode, self._links())
+        if self._relay is not None:
+            self._relay.observe(metrics)
+        view = self._feed.log_view
+        heard_at = view.beat_at if view is not None else None
+        metrics.heartbeat_age.set(math.nan if heard_at is None else anyio.current_time() - heard_at)
+        metrics.max_clients.set(self._places.total)
+        metrics.draining.set(self._places.closed)
+        metrics.pending_gaps.set(len(self._delivery.holes) + (self._delivery.past is not None))
 
 
 def _away(error: Exception | None) -> Json:
@@ -207,8 +263,16 @@ def _log(view: LogView | None) -> Json:
     return {
         "log": "live" if view.joined else "away",
         "log_tail": str(view.tail) if view.tail else None,
+        "round_trip_seconds": view.round_trip_seconds,
         "beat_heard_seconds_ago": None if view.beat_at is None else round(anyio.current_time() - view.beat_at, 3),
     }
+
+
+def _up(link: Json) -> float | None:
+    """1 where a link does all that this process needs of it, 0 where not; None where it needs nothing."""
+    states = {link.get("state", "writable"), {"live": "proven", "away": "lost"}.get(str(link.get("log")), "off")}
+    wanted = states - _UNWANTED
+    return float(wanted <= _UP) if wanted else None
 
 
 def _version() -> Json:

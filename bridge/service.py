@@ -20,10 +20,11 @@ import trio
 from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery
 from bridge.feed.source import FeedState
-from bridge.health import ListenerHealth, Rates, RelayHealth, ServerHealth
+from bridge.health import ListenerHealth, Process, RelayHealth, ServerHealth
 from bridge.hub import Buffers, Hub
 from bridge.links.openers import RealLinks
 from bridge.links.postgres_notify import notify
+from bridge.rates import Rates
 from bridge.relay.relay import Relay
 from bridge.server import HealthSource
 from bridge.server import serve as serve_http
@@ -58,7 +59,8 @@ async def serve(settings: Settings, *, with_listener: bool, embedded: bool = Fal
     metrics = Metrics()
     links, with_redis = RealLinks(settings), settings.use_redis_notifier
     relay = Relay(settings, links, metrics, with_redis=with_redis) if with_listener else None
-    delivery = Delivery(lambda items: hub.deliver(items), metrics, relay.timeline if relay else None)
+    heard = (relay.timeline, relay.listener.arrivals) if relay else (None, None)
+    delivery = Delivery(lambda items: hub.deliver(items), metrics, *heard)
     hub = Hub(
         settings.channels,
         Buffers(settings.client_buffer_bytes, settings.buffers_total_bytes, drops=settings.slow_client == "gap"),
@@ -76,19 +78,11 @@ async def serve(settings: Settings, *, with_listener: bool, embedded: bool = Fal
 
     local = (relay.listener, relay.tape) if relay else None
     feed = build_feed(settings, links, local, delivery, tell_hub, metrics)
-    rates = Rates(metrics, hub.observe)
+    rates = Rates(metrics)
+    process = Process(settings, metrics, rates, embedded=embedded)
     relay_health = RelayHealth(relay) if relay else None
     places = Places(settings.max_clients)
-    health = ServerHealth(
-        feed,
-        delivery,
-        hub,
-        relay_health,
-        rates,
-        wants_redis=with_redis,
-        embedded=embedded,
-        draining=places.is_closed,
-    )
+    health = ServerHealth(settings, feed, delivery, hub, relay_health, process, places)
 
     async def send(channel: str, payload: str) -> None:
         await notify(settings.conninfo(), channel, [payload])
@@ -99,12 +93,13 @@ async def serve(settings: Settings, *, with_listener: bool, embedded: bool = Fal
             await server.run(signals, on_listening)
 
 
-async def listen(settings: Settings, *, on_listening: OnListening) -> None:
+async def listen(settings: Settings, *, embedded: bool = False, on_listening: OnListening) -> None:
     """Bring notifications into the log until SIGTERM or SIGINT; then end everything in order and return."""
     metrics = Metrics()
     relay = Relay(settings, RealLinks(settings), metrics, with_redis=True)
     rates = Rates(metrics)
-    server = Server(settings, None, ListenerHealth(RelayHealth(relay), rates), metrics, Places(settings.max_clients))
+    health = ListenerHealth(RelayHealth(relay), Process(settings, metrics, rates, embedded=embedded))
+    server = Server(settings, None, health, metrics, Places(settings.max_clients))
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with _running(relay.run, rates.run):
             await server.run(signals, on_listening)

@@ -44,8 +44,8 @@ def run_listen(flags: Flags) -> None:
 
     check_files(settings, serves_clients=False)
 
-    async def service(settings: Settings, servers: Servers | None, on_listening: OnListening) -> None:  # noqa: ARG001
-        await listen(settings, on_listening=on_listening)
+    async def service(settings: Settings, servers: Servers | None, on_listening: OnListening) -> None:
+        await listen(settings, embedded=servers is not None, on_listening=on_listening)
 
     _run(settings, service, serves_clients=False)
 

@@ -33,5 +33,5 @@ def build_feed(
         direct = LocalSource(*local, settings.digest, delivery, beside_log=with_redis)
     else:
         open_session = partial(links.session, "fallback")
-        direct = DirectSource(open_session, delivery, settings.retry_seconds, beside_log=with_redis)
+        direct = DirectSource(open_session, delivery, settings.retry_seconds, metrics, beside_log=with_redis)
     return Feed(log, direct, settings.retry_seconds, settings.heartbeat_timeout_seconds, on_change, metrics)

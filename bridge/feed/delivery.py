@@ -15,7 +15,7 @@ from bridge.core import events
 from bridge.core.events import Event, Filled, Gap, GapReason, Past
 from bridge.core.ledger import Ledger
 from bridge.core.position import Position, Timeline
-from bridge.telemetry import Metrics, log
+from bridge.telemetry import Arrivals, Leg, Metrics, log
 
 Item = Event | Gap | Filled | Past
 Sink = Callable[[Sequence[Item]], None]
@@ -44,10 +44,23 @@ class Hole:
     reason: GapReason
 
 
-class Delivery:
-    """Where sources put what they have. One for a process, over all sources that it ever had."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the way of a batch through this process began that it can time, and when."""
 
-    def __init__(self, sink: Sink, metrics: Metrics, timeline: Timeline | None = None) -> None:
+    leg: Leg
+    at: float
+
+
+class Delivery:
+    """Where sources put what they have. One for a process, over all sources that it ever had.
+
+    `arrivals` says when the listener of the same process heard what is delivered, if there is one.
+    """
+
+    def __init__(
+        self, sink: Sink, metrics: Metrics, timeline: Timeline | None = None, arrivals: Arrivals | None = None
+    ) -> None:
         self.timeline = Timeline() if timeline is None else timeline
         self.position: Position | None = None
         """The newest position delivered or passed, in the numbering of the source that brought it."""
@@ -61,6 +74,7 @@ class Delivery:
         self._past: Hole | None = None
         self._sink = sink
         self._metrics = metrics
+        self._arrivals = arrivals
 
     @property
     def holes(self) -> Sequence[Hole]:
@@ -101,19 +115,19 @@ class Delivery:
         if past is not None:
             self._sink([Past(floor, (past.after, past.before), tuple(events))])
 
-    def offer(self, batch: Sequence[Event]) -> None:
+    def offer(self, batch: Sequence[Event], origin: Origin | None = None) -> None:
         """Deliver those of these events that are new; what is older than something delivered goes as late."""
         if not batch:
             return
         newest = self._ledger.newest(batch[0].position.term)
         if self._holes or self.beside or (newest is not None and batch[0].position <= newest):
-            self._offer_beside(batch)
+            self._offer_beside(batch, origin)
             return
         claim = self._ledger.claim
         fresh = [event for event in batch if claim(event.position)]
         if fresh:
             self.position = fresh[-1].position
-            self._sink(fresh)
+            self._sink_events(fresh, origin)
 
     def passed(self, position: Position) -> None:
         """A position that holds nothing for clients, such as a session's marker."""
@@ -166,7 +180,16 @@ class Delivery:
                 self._announce(Gap(hole.after, hole.before, hole.reason))
                 self._give_up(hole.after, hole.before)
 
-    def _offer_beside(self, batch: Sequence[Event]) -> None:
+    def _sink_events(self, fresh: Sequence[Event], origin: Origin | None) -> None:
+        """Give them to the sink, and say how long that took since the first of them came into this process."""
+        self._sink(fresh)
+        arrived = self._arrivals.at(fresh[0].position) if self._arrivals is not None else None
+        if arrived is not None:
+            self._metrics.latency.observe("received_to_delivered", arrived)
+        elif origin is not None:
+            self._metrics.latency.observe(origin.leg, origin.at)
+
+    def _offer_beside(self, batch: Sequence[Event], origin: Origin | None) -> None:
         fresh: list[Event] = []
         for event in batch:
             late = self._is_late(event.position)
@@ -178,7 +201,7 @@ class Delivery:
                 fresh.append(event)
                 self._move_to(event.position)
         if fresh:
-            self._sink(fresh)
+            self._sink_events(fresh, origin)
 
     def _is_late(self, position: Position) -> bool:
         """Whether something newer was delivered.

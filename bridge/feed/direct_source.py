@@ -10,10 +10,11 @@ from bridge import telemetry
 from bridge.core import events
 from bridge.core.events import Event, GapReason, Heard, Marker, Notification
 from bridge.core.position import Position, Relation, Timeline
-from bridge.feed.delivery import Delivery
+from bridge.feed.delivery import Delivery, Origin
 from bridge.feed.source import FeedState, Report
 from bridge.links.openers import OpenSession, Session
 from bridge.links.sessions import Sessions
+from bridge.telemetry import Metrics
 
 SPREAD_SECONDS = 0.05
 """Workers that lose Redis together do not knock at PostgreSQL in the same millisecond."""
@@ -24,11 +25,18 @@ class DirectSource:
     (`beside_log`)."""
 
     def __init__(
-        self, open_session: OpenSession, delivery: Delivery, retry_seconds: float, *, beside_log: bool
+        self,
+        open_session: OpenSession,
+        delivery: Delivery,
+        retry_seconds: float,
+        metrics: Metrics,
+        *,
+        beside_log: bool,
     ) -> None:
         self._open_session = open_session
         self._delivery = delivery
         self._retry_seconds = retry_seconds
+        self._metrics = metrics
         self._beside_log = beside_log
         self._reason: GapReason = "postgres_session_lost"
         self._sessions: Sessions | None = None
@@ -50,6 +58,7 @@ class DirectSource:
             self._heard,
             lambda reason: report(FeedState("none", reason)),
             partial(learn, self._delivery.timeline),
+            failed=self._metrics.reconnects.labels("postgres").inc,
         )
         try:
             await self._sessions.run()
@@ -70,8 +79,10 @@ class DirectSource:
         report(FeedState("direct"))
 
     def _heard(self, session: Session, heard: Sequence[Heard]) -> None:
+        self._metrics.received.inc(sum(isinstance(one.body, Notification) for one in heard))
         if not self._over:
-            deliver_heard(self._delivery, heard, session.marker.digest)
+            origin = Origin("received_to_delivered", session.last_proof)
+            deliver_heard(self._delivery, heard, session.marker.digest, origin)
 
     @property
     def _over(self) -> bool:
@@ -79,19 +90,19 @@ class DirectSource:
         return self._beside_log and not self._delivery.beside_open
 
 
-def deliver_heard(delivery: Delivery, heard: Sequence[Heard], digest: str) -> None:
+def deliver_heard(delivery: Delivery, heard: Sequence[Heard], digest: str, origin: Origin | None = None) -> None:
     """Deliver what a session heard, at its own positions; learn from the markers of others."""
     batch: list[Event] = []
     for one in heard:
         if isinstance(one.body, Notification):
             batch.append(events.event(one.position, one.body))
             continue
-        delivery.offer(batch)
+        delivery.offer(batch, origin)
         batch = []
         if isinstance(one.body, Marker) and one.body.digest == digest:
             learn(delivery.timeline, Position(one.body.term, 0), one.position)
         delivery.passed(one.position)
-    delivery.offer(batch)
+    delivery.offer(batch, origin)
 
 
 def learn(timeline: Timeline, one: Position, other: Position) -> None:

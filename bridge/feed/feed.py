@@ -110,6 +110,7 @@ class Feed:
                 await log.run(self._report_log)
             except (LinkLost, LogRefused) as error:
                 self._log_state.set(FeedState("none", telemetry.error_text(error)))
+                self._metrics.reconnects.labels("redis").inc()
                 telemetry.connection_error(error, first=self._backoff.failures == 0)
                 delay = self._backoff.next(random.random(), lasting=isinstance(error, RedisUnusable))
                 telemetry.reconnecting(delay)

@@ -21,7 +21,7 @@ import anyio
 from bridge import telemetry
 from bridge.core.events import Entry, Event, GapReason
 from bridge.core.position import Position
-from bridge.feed.delivery import Delivery
+from bridge.feed.delivery import Delivery, Origin
 from bridge.feed.direct_source import learn
 from bridge.feed.source import FeedState, LogView, Report
 from bridge.links.openers import Ear, Links, Log
@@ -55,17 +55,18 @@ class LogSource:
         self._unrelated_since = math.inf
         self._beat_at: float | None = None
         self._terms_count = 0
+        self._round_trip_seconds: float | None = None
 
     @property
     def view(self) -> LogView:
-        return LogView(self._joined, self.tail, self._beat_at)
+        return LogView(self._joined, self.tail, self._beat_at, self._round_trip_seconds)
 
     async def run(self, report: Report) -> None:
         """Bring the log's events. Never returns; raises RedisLost. Live while some listener's heartbeat is heard."""
         try:
             await self._follow(report)
         finally:
-            self._joined = False
+            self._joined, self._round_trip_seconds = False, None
 
     async def _follow(self, report: Report) -> None:
         connected = False
@@ -94,17 +95,21 @@ class LogSource:
             if not messages:
                 report(FeedState("none", f"no listener has been heard for {self._heartbeat_timeout_seconds:g} s"))
                 return False
+        read_at = anyio.current_time()
         beaten = False
         for channel, data in messages:
             if channel == log.live_channel.encode():
                 if self._joined or self._joining_to is not None:
-                    await self._take_live(log, log.live_entries(data))
+                    await self._take_live(log, log.live_entries(data), Origin("log_to_delivered", read_at))
             elif (beat := read_beat(data)) is not None:
                 beaten = True
                 if (self._joined or self._joining_to) and beat.tail is not None and beat.tail != self.tail:
                     await self._catch_up(log)
         if beaten:
-            if await log.terms_count() != self._terms_count:
+            asked_at = anyio.current_time()
+            count = await log.terms_count()
+            self._round_trip_seconds = anyio.current_time() - asked_at
+            if count != self._terms_count:
                 await self._learn_terms(log)
             self._beaten = True
             self._beat_at = anyio.current_time()
@@ -240,9 +245,9 @@ class LogSource:
         self._delivery.remember(past.before.plus(-1) if floor is None else floor, events)
         return True
 
-    async def _take_live(self, log: Log, entries: Sequence[Entry]) -> None:
+    async def _take_live(self, log: Log, entries: Sequence[Entry], origin: Origin) -> None:
         """Take live entries. Where one does not follow, the stream has it and all after it: XADD comes first."""
-        if not self._take(entries):
+        if not self._take(entries, origin):
             await self._catch_up(log)
 
     async def _catch_up(self, log: Log) -> None:
@@ -283,7 +288,7 @@ class LogSource:
                 delivery.continue_with(before, reason, fillable=False)
         self.tail = before.plus(-1)
 
-    def _take(self, entries: Sequence[Entry]) -> bool:
+    def _take(self, entries: Sequence[Entry], origin: Origin | None = None) -> bool:
         """Deliver the entries that follow, skip those seen before; False where one does neither, and all after it."""
         fresh: list[Event] = []
         delivery, tail, complete = self._delivery, self.tail, True
@@ -298,11 +303,11 @@ class LogSource:
             if entry.event is not None:
                 fresh.append(entry.event)
                 continue
-            delivery.offer(fresh)
+            delivery.offer(fresh, origin)
             fresh = []
             if entry.marker is not None and entry.marker.digest == self._digest:
                 learn(delivery.timeline, Position(entry.marker.term, 0), position)
             delivery.passed(position)
         self.tail = tail
-        delivery.offer(fresh)
+        delivery.offer(fresh, origin)
         return complete

@@ -29,6 +29,8 @@ class LogView:
     joined: bool
     tail: Position | None
     beat_at: float | None
+    round_trip_seconds: float | None
+    """How long Redis took for the last command of a beat."""
 
 
 class Source(Protocol):

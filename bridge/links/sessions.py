@@ -34,8 +34,9 @@ class Sessions:
     """Runs one session after another, two at most at a time.
 
     `opened` is called when a session becomes the current one, `heard` with what it hears, `lost` with the reason when
-    there is none any more, `learn` with two positions that are the same notification. All are synchronous and called by
-    the task that owns the session. `pause` is awaited before each receive; it may raise PostgresLost to begin anew.
+    there is none any more, `learn` with two positions that are the same notification, `failed` at each failure that is
+    followed by another attempt. All are synchronous and called by the task that owns the session. `pause` is awaited
+    before each receive; it may raise PostgresLost to begin anew.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Sessions:
         lost: Callable[[str], None],
         learn: Callable[[Position, Position], None],
         pause: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
         self.current: Observable[Session | None] = Observable(None)
         self.error: PostgresLost | None = None
@@ -57,6 +59,7 @@ class Sessions:
         self._lost = lost
         self._learn = learn
         self._pause = pause
+        self._count_failure = failed
         self._backoff = Backoff(retry_seconds)
         self._floor = 0
         self._delay_seconds = 0.0
@@ -148,6 +151,7 @@ class Sessions:
 
     def _failed(self, error: PostgresLost) -> None:
         self.error = error
+        self._count_failure()
         telemetry.connection_error(error, first=self._backoff.failures == 0)
         self._delay_seconds = self._backoff.next(random.random(), lasting=isinstance(error, PostgresUnusable))
         telemetry.reconnecting(self._delay_seconds)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import anyio
 
 from bridge import telemetry
-from bridge.core.events import Heard, Marker
+from bridge.core.events import Heard, Marker, Notification
 from bridge.core.position import Position, Relation, Timeline
 from bridge.errors import PostgresLost
 from bridge.links.openers import OpenSession, Session
 from bridge.links.sessions import Sessions
 from bridge.relay.tape import Tape
-from bridge.telemetry import Metrics, Observable
+from bridge.telemetry import Arrivals, Metrics, Observable
 
 FULL_SECONDS = 1.0
 """How often a full backlog looks whether Redis is still there to drain it."""
@@ -32,8 +32,16 @@ class Listener:
         self._timeline = timeline
         self._metrics = metrics
         self._pinned: int | None = None
+        self.arrivals = Arrivals(timeline)
         self._sessions = Sessions(
-            open_session, retry_seconds, self._opened, self._take, self._lost, self._learn, self._make_room
+            open_session,
+            retry_seconds,
+            self._opened,
+            self._take,
+            self._lost,
+            self._learn,
+            self._make_room,
+            metrics.reconnects.labels("postgres").inc,
         )
         self.session = self._sessions.current
 
@@ -81,10 +89,14 @@ class Listener:
         self._tape.wake()
 
     def _take(self, session: Session, heard: Sequence[Heard]) -> None:
+        notifications = 0
         for one in heard:
-            if isinstance(one.body, Marker):
+            if isinstance(one.body, Notification):
+                notifications += 1
+            elif isinstance(one.body, Marker):
                 self._relate(session, one.position, one.body)
-        self._metrics.received.inc(len(heard))
+        self._metrics.received.inc(notifications)
+        self.arrivals.note(heard[0].position, heard[-1].position, session.last_proof)
         self._tape.extend(heard)
 
     def _relate(self, session: Session, position: Position, marker: Marker) -> None:

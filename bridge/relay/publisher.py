@@ -69,6 +69,8 @@ class Publisher:
         """Why the log does not take entries now."""
         self.tail: Position | None = None
         """Where the log ended when last seen; it is also the numbering to continue when Redis comes back empty."""
+        self.round_trip_seconds: float | None = None
+        """How long Redis took for the last append, or the last look at the log."""
         self._open_log = open_log
         self._listener = listener
         self._tape = tape
@@ -95,6 +97,7 @@ class Publisher:
                     await self._keep_up(log, backoff)
             except (RedisLost, LogRefused, ForeignLog) as error:
                 self.error = error
+                self._metrics.reconnects.labels("redis").inc()
                 telemetry.connection_error(error, first=backoff.failures == 0)
                 delay = backoff.next(random.random(), lasting=isinstance(error, RedisUnusable | ForeignLog))
                 telemetry.reconnecting(delay)
@@ -121,9 +124,9 @@ class Publisher:
                     self._listener.draining.set(False)  # a log that takes nothing must not make PostgreSQL's queue wait
                     await anyio.sleep(refusals.next(random.random()))
                     self._listener.draining.set(True)
-                    self._saw(await log.state())
+                    self._saw(await self._look(log))
         finally:
-            self.connected = False
+            self.connected, self.round_trip_seconds = False, None
             self.caught_up.set(False)
             self._listener.draining.set(False)
             with anyio.move_on_after(FAREWELL_SECONDS, shield=True), suppress(RedisLost):
@@ -180,10 +183,16 @@ class Publisher:
             if size > MAX_BATCH_BYTES and bodies:
                 break
             bodies.append(heard.body)
+        begin = max(0, tape.published - index)  # the rest was in the log before
+        fresh = tape.read(index + begin, 1) if begin < len(bodies) else ()
+        arrived = self._listener.arrivals.at(fresh[0].position) if fresh else None
         started = anyio.current_time()
-        result = await log.append(self._state, at, bodies, publish_from=max(0, tape.published - index))
-        self._metrics.append_seconds.observe(anyio.current_time() - started)
+        result = await log.append(self._state, at, bodies, publish_from=begin)
+        self.round_trip_seconds = anyio.current_time() - started
+        self._metrics.append_seconds.observe(self.round_trip_seconds)
         if isinstance(result, Appended):
+            if arrived is not None:
+                self._metrics.latency.observe("received_to_appended", arrived)
             self._timeline.relate(at, tape.read(index, 1)[0].position)
             self._metrics.appended.inc(len(bodies))
             self.appending = True
@@ -231,9 +240,15 @@ class Publisher:
             self._watch = Watch(tail, now, random.random())
         return now - self._watch.since >= seconds * (1 + self._watch.jitter if jittered else 1)
 
+    async def _look(self, log: Log) -> LogState:
+        started = anyio.current_time()
+        state = await log.state()
+        self.round_trip_seconds = anyio.current_time() - started
+        return state
+
     async def _look_again(self, log: Log) -> None:
         await anyio.sleep(POLL_SECONDS)
-        self._saw(await log.state())
+        self._saw(await self._look(log))
 
     @property
     def _beat_due(self) -> bool:
@@ -242,7 +257,7 @@ class Publisher:
     async def _beat_if_true(self, log: Log) -> None:
         """Look whether the log still is what it was: an idle listener notices here that Redis came back empty."""
         before = self._state
-        self._saw(await log.state())
+        self._saw(await self._look(log))
         if self._state == before:
             await self._beat(log)
         else:
