@@ -13,7 +13,6 @@ from typer.main import get_command
 from bridge import __version__
 from bridge.cli.options import Flags, spell_out_switch, with_settings
 from bridge.errors import BridgeError, SettingsError
-from bridge.settings import load
 from bridge.telemetry import error_text
 
 PROGRAM = "notify-bridge"
@@ -110,10 +109,17 @@ def tail(
 
 @app.command()
 @with_settings
-def doctor(*, flags: Flags) -> None:
-    """Check settings, PostgreSQL and Redis. Not supported by this version."""
-    load(flags)
-    raise SettingsError("doctor is not supported by this version")
+def doctor(
+    *,
+    url: Annotated[list[str] | None, typer.Option(help="A bridge that has to answer; several may be given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One finding a line, as a JSON object.")] = False,
+    flags: Flags,
+) -> None:
+    """Check settings, PostgreSQL, Redis, clocks, listeners and a running bridge; say what is wrong and what to do."""
+    from bridge.cli.doctor import run_doctor
+
+    if not run_doctor(flags, urls=url or [], as_json=as_json):
+        raise typer.Exit(1)
 
 
 def _fail(message: str, code: int) -> int:

@@ -46,15 +46,22 @@ class Appended(msgspec.Struct, frozen=True):
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """What a listener says once a second on the control channel: who it is, and where the log ends for it."""
+    """What a listener says once a second on the control channel: who it is, and where the log ends for it.
+
+    `process` is PostgreSQL's process of its session (0: not said), `appending` whether it appended last.
+    """
 
     nonce: str
     tail: Position | None
+    process: int = 0
+    appending: bool = False
 
 
 class _BeatJson(msgspec.Struct):
     nonce: str
     tail: str | None
+    process: int = 0
+    appending: bool = False
 
 
 _beat = msgspec.json.Decoder(_BeatJson)
@@ -209,9 +216,11 @@ class RedisLog:
         _raise_first(_writing(await self._link.pipeline(commands)))
         await self._forget_old_terms()
 
-    async def beat(self, tail: Position | None, nonce: str, ttl_seconds: float) -> None:
+    async def beat(
+        self, tail: Position | None, nonce: str, ttl_seconds: float, *, process: int = 0, appending: bool = False
+    ) -> None:
         """Say on the control channel, and in a key that lasts `ttl_seconds`, that listener `nonce` is at work."""
-        message = msgspec.json.encode(_BeatJson(nonce, None if tail is None else str(tail)))
+        message = msgspec.json.encode(_BeatJson(nonce, None if tail is None else str(tail), process, appending))
         replies = await self._link.pipeline(
             [
                 ("PUBLISH", self.control_channel, message),
@@ -299,7 +308,8 @@ def read_beat(message: bytes) -> Beat | None:
     """What a listener said on the control channel; None for what is no beat."""
     try:
         said = _beat.decode(message)
-        return Beat(said.nonce, None if said.tail is None else Position.parse(said.tail))
+        tail = None if said.tail is None else Position.parse(said.tail)
+        return Beat(said.nonce, tail, said.process, said.appending)
     except ValueError:
         return None
 

@@ -18,6 +18,7 @@ from bridge.core.position import Position, Relation, Timeline
 from bridge.errors import ForeignLog, LogRefused, RedisLost, RedisUnusable
 from bridge.links.openers import Log, OpenLog
 from bridge.links.redis_log import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, Appended, LogState
+from bridge.links.sessions import TERM_SHIFT
 from bridge.relay.listener import Listener
 from bridge.relay.placement import Append, Break, Remark, UpToDate, place
 from bridge.relay.tape import Tape, size_bytes
@@ -269,9 +270,17 @@ class Publisher:
         if self._timeline.version != self._shared_version:
             with suppress(LogRefused):  # what is appended tells whether the log takes anything
                 await self._share(log)
-        if self._listener.proven:
+        session = self._listener.session.value
+        if session is not None and session.proven:
             self._beating = True
-            await log.beat(self._state.tail, self._nonce, self._heartbeat_timeout_seconds)
+            process = session.term % 2**TERM_SHIFT
+            await log.beat(
+                self._state.tail,
+                self._nonce,
+                self._heartbeat_timeout_seconds,
+                process=process,
+                appending=self.appending,
+            )
 
     async def _withdraw_if_deaf(self, log: Log) -> None:
         """Without a proven session this listener can continue nothing: the others need not wait for it."""

@@ -275,8 +275,9 @@ async def test_beats(log: RedisLog, subscriber: RedisLink) -> None:
     await subscriber.subscribe(log.control_channel)
     assert await log.listeners_beating() is None
     await log.beat(None, "one", 5)
-    await log.beat(at(3), "two", 5)
-    assert [read_beat(data) for _, data in await heard(subscriber, 2)] == [Beat("one", None), Beat("two", at(3))]
+    await log.beat(at(3), "two", 5, process=17, appending=True)
+    beats = [read_beat(data) for _, data in await heard(subscriber, 2)]
+    assert beats == [Beat("one", None), Beat("two", at(3), 17, True)]
     await log.stop_beating("one")
     assert await log.listeners_beating() == "two"
     await log.stop_beating("two")
