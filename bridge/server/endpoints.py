@@ -12,7 +12,7 @@ from bridge.telemetry import METRICS_CONTENT_TYPE, Metrics
 METHODS = ("GET", "HEAD")
 
 Json = dict[str, object]
-Endpoint = Callable[[], Response]
+Endpoint = Callable[[Request], Response]
 
 
 class HealthSource(Protocol):
@@ -28,19 +28,19 @@ def endpoints(
 ) -> Mapping[str, Endpoint]:
     """Each path and how to answer it; `observe` brings the gauges up to date."""
 
-    def ready() -> Response:
+    def ready(_: Request) -> Response:
         is_ready = health.ready()
         return _json({"ready": is_ready}, 200 if is_ready else 503)
 
-    def scrape() -> Response:
+    def scrape(_: Request) -> Response:
         observe()
         return Response(200, metrics.text(), METRICS_CONTENT_TYPE.encode())
 
     return {
         **({"/": page} if with_page else {}),
-        "/health": lambda: _json(health.health()),
+        "/health": lambda _: _json(health.health()),
         "/ready": ready,
-        "/status": lambda: _json(health.status()),
+        "/status": lambda _: _json(health.status()),
         "/metrics": scrape,
     }
 
@@ -52,7 +52,7 @@ def answer(request: Request, paths: Mapping[str, Endpoint]) -> Response:
         return refuse(404, "there is nothing at this path")
     if request.method not in METHODS:
         return refuse(405, "only GET and HEAD are allowed here", (b"Allow", b"GET, HEAD"))
-    return endpoint()
+    return endpoint(request)
 
 
 def _json(body: Json, status: int = 200) -> Response:

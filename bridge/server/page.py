@@ -1,6 +1,6 @@
-"""The page at `/`: three files of the package, put together into one answer that runs nothing but what it came with.
+"""The page at `/`: the files of the package beside this one, put together into one answer that loads nothing more.
 
-The policy names its script and its style by their hashes and lets it talk to its own origin alone: nothing that a
+Its policy names the script and the style by their hashes and lets the page talk to its own origin alone: nothing that a
 notification holds is ever run, and a token that somebody types in can be sent nowhere else.
 """
 
@@ -9,43 +9,57 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-from bridge.server.http import Response
+from bridge.origins import parse_host
+from bridge.server.http import Header, Request, Response
+
+SCRIPTS = ("base", "charts", "route", "status", "payload", "events", "stream", "listen", "send")
+"""In this order: each uses those before it."""
 
 _STYLE, _SCRIPT = "/* page.css */", "/* page.js */"
+_ALWAYS: tuple[Header, ...] = (
+    (b"Referrer-Policy", b"no-referrer"),
+    (b"Cross-Origin-Opener-Policy", b"same-origin"),
+    (b"Cross-Origin-Resource-Policy", b"same-origin"),
+)
+
+
+def page(request: Request) -> Response:
+    """The answer to ``GET /``."""
+    html, policy = _assembled()
+    allowed = policy.format(connect=_connect(request.header(b"host"))).encode()
+    headers = ((b"Content-Security-Policy", allowed), *_ALWAYS)
+    return Response(200, html, b"text/html; charset=utf-8", headers)
 
 
 @cache
-def page() -> Response:
-    """The answer to ``GET /``."""
+def _assembled() -> tuple[bytes, str]:
+    """The page, and the policy that goes with it, but for where it may connect to."""
     directory = files("bridge.server") / "page"
-    html, style, script = (
-        (directory / name).read_text("utf-8").strip() for name in ("index.html", "page.css", "page.js")
-    )
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {_source(script)}",
-            f"style-src {_source(style)}",
-            "connect-src 'self'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        ]
-    )
-    return Response(
-        200,
-        html.replace(_STYLE, style).replace(_SCRIPT, script).encode(),
-        b"text/html; charset=utf-8",
-        (
-            (b"Content-Security-Policy", policy.encode()),
-            (b"Referrer-Policy", b"no-referrer"),
-            (b"Cross-Origin-Opener-Policy", b"same-origin"),
-            (b"Cross-Origin-Resource-Policy", b"same-origin"),
-        ),
-    )
+    html, style = ((directory / name).read_text("utf-8") for name in ("index.html", "page.css"))
+    parts = [(directory / f"{name}.js").read_text("utf-8") for name in SCRIPTS]
+    script = "\n".join(['"use strict";', "(() => {", *parts, "})();"])
+    policy = [
+        "default-src 'none'",
+        f"script-src {_source(script)}",
+        f"style-src {_source(style)}",
+        "connect-src {connect}",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ]
+    return html.replace(_STYLE, style).replace(_SCRIPT, script).encode(), "; ".join(policy)
+
+
+def _connect(host: str | None) -> str:
+    """Where the page may connect to: its origin, and the same host by WebSocket, which some browsers tell apart."""
+    named = None if host is None else parse_host(host)
+    if named is None or named[0].startswith("["):  # a policy has no way to write an IPv6 address
+        return "'self'"
+    where = named[0] if named[1] is None else f"{named[0]}:{named[1]}"
+    return f"'self' ws://{where} wss://{where}"
 
 
 def _source(text: str) -> str:

@@ -1,0 +1,109 @@
+// The place to try a subscription: the form, the counts, and who feeds the list.
+
+const RATE_SECONDS = 3;
+
+const list = new EventList($("events"), $("events-empty"));
+const counts = { events: 0, late: 0, gaps: 0, earlier: [] };
+let stream = null;
+let knownChannels = "";
+
+function start() {
+  const chosen = [...$("channels").querySelectorAll("input:checked")].map((box) => box.value);
+  const where = [...$("where").querySelectorAll(".condition")]
+    .map((row) => [...row.querySelectorAll("input")].map((input) => input.value.trim()))
+    .filter(([name]) => name);
+  Object.assign(counts, { events: 0, late: 0, gaps: 0, earlier: [] });
+  stream = new Stream({ channels: chosen, where, token: $("token").value.trim() }, { hear, note, changed });
+  stream.open();
+}
+
+function hear(raw, message) {
+  if (message.type === "notification") {
+    counts.events += 1;
+    if (message.late) counts.late += 1;
+    list.add({ kind: "notification", at: new Date(), raw, message });
+    return;
+  }
+  if (message.type === "gap" && !message.pending) counts.gaps += 1;
+  const kind = message.type === "gap" && message.pending ? "pending" : message.type;
+  list.add({ kind, at: new Date(), text: describe(message) });
+  if (kind === "gap" || kind === "pending") showCounts();
+}
+
+function note(kind, text) {
+  list.add({ kind, at: new Date(), text });
+}
+
+function changed(state, text) {
+  mark($("stream-state"), "state", state);
+  write($("stream-text"), text);
+  const running = state !== "stopped";
+  write($("start"), running ? "Stop" : "Start");
+  for (const part of [$("channels"), $("where"), $("token")]) part.disabled = running;
+  if (!running) stream = null;
+  showCounts();
+}
+
+function showCounts() {
+  write($("count-events"), count(counts.events));
+  write($("count-late"), count(counts.late));
+  write($("count-gaps"), count(counts.gaps));
+  mark($("count-gaps").parentElement, "some", String(counts.gaps > 0));
+  if (stream) write($("count-reconnects"), count(stream.reconnects));
+  const { earlier } = counts;
+  const [since, before] = earlier[0] ?? [performance.now(), counts.events];
+  write($("count-rate"), rate((counts.events - before) / Math.max(1, (performance.now() - since) / 1000)));
+  $("held").hidden = !list.paused;
+  write($("count-held"), count(list.held));
+}
+
+function everySecond() {
+  stream?.tick();
+  counts.earlier.push([performance.now(), counts.events]);
+  if (counts.earlier.length > RATE_SECONDS) counts.earlier.shift();
+  showCounts();
+}
+
+function addCondition() {
+  const row = make("div", { className: "condition" });
+  const remove = make("button", { type: "button", className: "quiet", textContent: "Remove", onclick: () => {
+    row.remove();
+    $("add-condition").focus();
+  } });
+  const name = make("input", { spellcheck: false, placeholder: "match_id", "aria-label": "Field", autocapitalize: "off" });
+  const value = make("input", { spellcheck: false, placeholder: "7", "aria-label": "Value", autocapitalize: "off" });
+  row.append(name, make("span", { textContent: "=", "aria-hidden": "true" }), value, remove);
+  $("where").querySelector(".conditions").append(row);
+  name.focus();
+}
+
+/** The form follows what the bridge says of itself; what was chosen stays chosen. */
+statusListeners.push((status) => {
+  $("token-row").hidden = status.auth !== "jwt";
+  const names = status.channels ?? [];
+  if (knownChannels === JSON.stringify(names)) return;
+  knownChannels = JSON.stringify(names);
+  const chosen = new Set([...$("channels").querySelectorAll("input:checked")].map((box) => box.value));
+  const chips = names.map((name) =>
+    make("label", {}, make("input", { type: "checkbox", value: name, checked: chosen.has(name) }), make("span", { textContent: name })),
+  );
+  $("channels").querySelector(".chips").replaceChildren(...chips);
+});
+
+$("subscription").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (stream) stream.stop();
+  else start();
+});
+$("pause").addEventListener("click", () => {
+  list.pause(!list.paused);
+  $("pause").setAttribute("aria-pressed", String(list.paused));
+  write($("pause"), list.paused ? "Go on" : "Pause");
+  showCounts();
+});
+$("clear").addEventListener("click", () => {
+  list.clear();
+  showCounts();
+});
+$("add-condition").addEventListener("click", addCondition);
+setInterval(everySecond, 1000);
