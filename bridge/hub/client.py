@@ -74,6 +74,8 @@ class Buffers:
         self.ended: list[Client] = []
         self.on_recovered: Callable[[Client], None] = _nothing
         """Called when a lagging client holds nothing any more, and can take messages again."""
+        self.on_lagging: Callable[[], None] = lambda: None
+        """Called when a client begins to miss messages."""
 
     def take(self, chunk: Chunk) -> None:
         if not chunk.holders:
@@ -168,7 +170,7 @@ class Client:
         elif self.held_bytes + chunk.size - sent <= self._buffers.client_bytes or (sent and self._buffers.drops):
             self._keep(chunk, sent)
         elif self._buffers.drops:
-            self.lagging = True
+            self._lag()
             self._miss(chunk)
         else:
             self._keep(chunk, sent)
@@ -179,7 +181,7 @@ class Client:
         if not self._buffers.drops:
             self.end(TOO_SLOW, "resume with after", drop=True)
             return
-        self.lagging = True
+        self._lag()
         for chunk in self._drop_but_half_message():
             self._miss(chunk)
         if not self._held:
@@ -284,6 +286,11 @@ class Client:
                 self._raw.shutdown(socket.SHUT_WR)  # the end of the stream; the peer closes then
         elif self.state is State.OPEN and self.lagging:
             self._buffers.on_recovered(self)
+
+    def _lag(self) -> None:
+        if not self.lagging:
+            self.lagging = True
+            self._buffers.on_lagging()
 
     def _miss(self, chunk: Chunk) -> None:
         if self.missed_after is None:

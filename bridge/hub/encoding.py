@@ -25,6 +25,8 @@ class Message:
     data: bytes
     kind: str = "notification"
     cursor: str = ""
+    lost: GapReason | None = None
+    """Why, where it is a final gap."""
 
 
 def encode(protocol: Protocol, message: Message) -> bytes:
@@ -48,7 +50,7 @@ def event_message(event: Event, cursor: Cursor) -> Message:
 def gap_message(gap: Gap, cursor: Cursor) -> Message:
     """A gap as it is told to clients that stand at `cursor` after it."""
     text = str(cursor)
-    return Message(events.gap_json(gap, text), "gap", text)
+    return Message(events.gap_json(gap, text), "gap", text, None if gap.pending else gap.reason)
 
 
 def end_message(lack: Lack, cursor: Cursor) -> Message:

@@ -8,7 +8,7 @@ apart by that. Otherwise an event's id says all, and nothing is told apart.
 from collections.abc import Callable, Iterable, Sequence
 
 from bridge.core.cursor import Cursor
-from bridge.core.events import Event
+from bridge.core.events import Event, GapReason
 from bridge.core.position import Position
 from bridge.core.wire import text_frame
 from bridge.hub.client import Chunk, Client
@@ -83,9 +83,11 @@ class Fanout:
         message: Callable[[Cursor], Message],
         said: tuple[Lack, ...] = (),
         before: Position | None = None,
+        *,
+        events: int = 0,
     ) -> None:
         """One message to these clients, each with its cursor. `said`: the open gaps that it says something of;
-        `before`: where the clients stood before it, if it moves them."""
+        `before`: where the clients stood before it, if it moves them; `events`: 1 where it is one."""
         deliveries = sent_bytes = 0
         for lacks, cohort in self.members.cohorts(clients).items():
             cursor = self.cursor_of(lacks)
@@ -98,12 +100,36 @@ class Fanout:
                     data = encode(client.protocol, message(cursor))
                     chunk = chunks[client.protocol] = Chunk(data, before, said)
                 _write(chunk, (client,))
-                deliveries += 1
+                deliveries += events
                 sent_bytes += chunk.size
         self._count(deliveries, sent_bytes)
 
+    def say(self, client: Client, messages: Iterable[Message]) -> None:
+        """These messages to one client alone."""
+        for message in messages:
+            data = encode(client.protocol, message)
+            client.put(data)
+            self.count_lost(message.lost)
+            self._metrics.bytes_sent.inc(len(data))
+
+    def count_replay(self, messages: Iterable[Message], sent_bytes: int) -> None:
+        """One client was told these from the history."""
+        events = 0
+        for message in messages:
+            if message.kind == "notification":
+                events += 1
+            elif message.lost is not None:
+                self.count_lost(message.lost)
+        self._metrics.replayed.inc(events)
+        self._metrics.bytes_sent.inc(sent_bytes)
+
+    def count_lost(self, reason: GapReason | None) -> None:
+        """Somebody was told of a final gap, where there is a reason."""
+        if reason is not None:
+            self._metrics.gaps.labels(reason).inc()
+
     def _count(self, deliveries: int, sent_bytes: int) -> None:
-        if deliveries:
+        if sent_bytes:
             self._metrics.deliveries.inc(deliveries)
             self._metrics.bytes_sent.inc(sent_bytes)
 

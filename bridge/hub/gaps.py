@@ -69,7 +69,7 @@ class Gaps:
                 self.mark(event, replaying)
         for lack in said:
             lack.gap = lack.gap.advanced(event.position, self._timeline)
-        self._fanout.tell(told, lambda cursor: event_message(event, cursor), tuple(said))
+        self._fanout.tell(told, lambda cursor: event_message(event, cursor), tuple(said), events=1)
 
     def mark(self, event: Event, lacks: Iterable[Lack]) -> None:
         """An event came to a client that lacks these, and to no other one: they need not bring it."""
@@ -132,6 +132,8 @@ class Gaps:
                     self._members.lack(client, left)
                 if lack.gap.bounds not in told or (lack.lost and not told[lack.gap.bounds]):
                     self._fanout.tell(clients, partial(end_message, lack), (lack,))
+                    if lost is None:  # else it is counted where it comes from, once for all
+                        self._fanout.count_lost(lack.lost)
                     told[lack.gap.bounds] = lack.lost
             for lack in left:
                 if lack.replaying and lack.gap.bounds in told:

@@ -71,6 +71,7 @@ class Hub:
         """Clients whose next subscription begins when the hub is live."""
         self._ticks = 0
         buffers.on_recovered = self._recovered
+        buffers.on_lagging = metrics.slow_drops.inc
 
     @property
     def position(self) -> Position | None:
@@ -167,13 +168,13 @@ class Hub:
             if isinstance(item, Event):
                 self.history.insert(item)
                 self.gaps.late(item)
+                self._metrics.events.inc()
             elif isinstance(item, Filled):
                 self.history.fill(item)
                 self.gaps.settle((item.after, item.before), None)
             else:
                 self.history.add_gap(item)
                 self.gaps.announce(item)
-            self._metrics.events.inc()
         self.fanout.events(plain)
         if self.buffers.total_bytes > self.buffers.all_bytes:
             self._shed()
@@ -256,9 +257,7 @@ class Hub:
             return
         last = Gap(after, cursor.position.plus(1), "slow_client") if after is not None else None
         base = Cursor(after or cursor.position, tuple(lack.gap for lack in left))
-        for message in lost_messages([lack.gap for lack in told], last, "slow_client", base, cursor):
-            self._metrics.gaps.labels("slow_client").inc()
-            client.put(encode(client.protocol, message))
+        self.fanout.say(client, lost_messages([lack.gap for lack in told], last, "slow_client", base, cursor))
 
     def _lies_behind(self, gap: OpenGap, position: Position | None) -> bool:
         """Whether the whole gap is newer than the position."""

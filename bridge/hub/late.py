@@ -70,6 +70,7 @@ class LateReplay:
         hub, client, lacks = self._hub, self._client, self._lacks
         insides = [hub.history.inside(lack.gap) for lack in lacks]
         frames: list[bytes] = []
+        told: list[Message] = []
         size = 0
         for looked, (event, inside) in enumerate(merged(insides), 1):
             new = self._is_new(event, [lacks[at].gap for at in inside])
@@ -79,14 +80,16 @@ class LateReplay:
                 hub.gaps.mark(event, (one for one in hub.members.lacking.get(client, ()) if one.replaying))
             cursor = hub.cursor(client)
             if cursor is not None and new:
-                frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
+                told.append(event_message(events.late(event, None), cursor))
+                frames.append(encode(client.protocol, told[-1]))
                 size += len(frames[-1])
             if size > self._round_bytes or looked >= self._round_events:
-                self._send(frames)
+                self._send(told, frames)
                 return False
         for lack, inside_it in zip(lacks, insides, strict=True):
-            frames += self._end(lack, inside_it)
-        self._send(frames)
+            told += self._end(lack, inside_it)
+        frames += [encode(client.protocol, message) for message in told[len(frames) :]]
+        self._send(told, frames)
         return True
 
     def _own(self, gap: OpenGap) -> Lack:
@@ -144,7 +147,7 @@ class LateReplay:
         gaps, timeline = self._hub.members.gaps_of(self._client, name), self._hub.timeline
         return any(gap.spans(event.position, timeline) and not gap.has(event.position, timeline) for gap in gaps)
 
-    def _end(self, lack: Lack, inside: Inside) -> list[bytes]:
+    def _end(self, lack: Lack, inside: Inside) -> list[Message]:
         """A gap that was filled as far as the history goes: what becomes of it, and what its client is told."""
         hub, client, gap = self._hub, self._client, lack.gap
         lack.replaying = False
@@ -158,19 +161,21 @@ class LateReplay:
                 hub.members.lack(client, tuple(hub.gaps.shared(both) if one is common else one for one in left))
             if same or not gap.silent:
                 return []
-            return self._encoded(lambda cursor: gap_message(Gap(*gap.bounds, "failover", pending=True), cursor))
+            return self._told(lambda cursor: gap_message(Gap(*gap.bounds, "failover", pending=True), cursor))
         lack.lost = self._wish.ended[gap.bounds] = "failover" if inside.rest == "lost" else None
         if lack.lost is not None:
             left = [one for one in left if one not in same]
         hub.members.lack(client, tuple(left))
         if (lack.lost and lack.told) or (lack.lost is None and (gap.silent or same)):
-            return self._encoded(lambda cursor: Message(position_json(cursor), "position", str(cursor)))
-        return self._encoded(lambda cursor: end_message(lack, cursor))
+            return self._told(lambda cursor: Message(position_json(cursor), "position", str(cursor)))
+        return self._told(lambda cursor: end_message(lack, cursor))
 
-    def _encoded(self, message: Callable[[Cursor], Message]) -> list[bytes]:
+    def _told(self, message: Callable[[Cursor], Message]) -> list[Message]:
         cursor = self._hub.cursor(self._client)
-        return [] if cursor is None else [encode(self._client.protocol, message(cursor))]
+        return [] if cursor is None else [message(cursor)]
 
-    def _send(self, frames: list[bytes]) -> None:
+    def _send(self, told: list[Message], frames: list[bytes]) -> None:
         if frames:
-            self._client.write(Chunk(b"".join(frames), None, self._lacks))
+            chunk = Chunk(b"".join(frames), None, self._lacks)
+            self._hub.fanout.count_replay(told, chunk.size)
+            self._client.write(chunk)

@@ -7,7 +7,7 @@ A client that hears something already cannot go back: what a further subscriptio
 (`bridge.hub.late`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -159,7 +159,7 @@ class Resumption:
         last = Gap(after, here.position.plus(1), "unknown_position")
         base = Cursor(cursor.position) if cursor is not None and not hears else here
         self._wish.ended.update((gap.bounds, "unknown_position") for gap in lost)
-        self._say(lost_messages(lost, last, "unknown_position", base, here))
+        hub.fanout.say(client, lost_messages(lost, last, "unknown_position", base, here))
 
     def begin(self) -> bool:
         """Say `subscribed` and replay as much as may be sent at once; True if that was all."""
@@ -193,21 +193,23 @@ class Resumption:
         begun_at = cursor.position
         said = tuple(Lack(gap, set()) for gap in cursor.open_gaps)
         frames: list[bytes] = []
+        told: list[Message] = []
         size = 0
         ties: dict[Bounds, frozenset[Bounds]] = {}
         for looked, (message, here) in enumerate(self._missing(cursor, ties), 1):
             self._wish.cursor = cursor = here
             if message is not None:
+                told.append(message)
                 frames.append(encode(self._client.protocol, message))
                 size += len(frames[-1])
             if size > self._round_bytes or looked >= ROUND_EVENTS:
                 break
         else:
-            self._send(frames, begun_at, said)
+            self._send(told, frames, begun_at, said)
             lacks = tuple(Lack(gap, set(ties[gap.bounds])) for gap in cursor.open_gaps)
             self._hub.join(self._client, self._name, lacks, self._since)
             return True
-        self._send(frames, begun_at, said)
+        self._send(told, frames, begun_at, said)
         return False
 
     def _skip(self, cursor: Cursor) -> None:
@@ -219,11 +221,8 @@ class Resumption:
             return
         last = Gap(cursor.position, here.position.plus(1), "history_trimmed")
         self._wish.ended.update((gap.bounds, "failover") for gap in cursor.open_gaps)
-        self._say(lost_messages(cursor.open_gaps, last, "failover", Cursor(cursor.position), here))
-
-    def _say(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            self._client.put(encode(self._client.protocol, message))
+        messages = lost_messages(cursor.open_gaps, last, "failover", Cursor(cursor.position), here)
+        hub.fanout.say(self._client, messages)
 
     def _missing(
         self, cursor: Cursor, ties: dict[Bounds, frozenset[Bounds]]
@@ -269,6 +268,8 @@ class Resumption:
                 gaps[-1] = gaps[-1].advanced(item.position, self._hub.timeline)
             yield (event_message(item, here()) if wants(item) else None), here()
 
-    def _send(self, frames: list[bytes], before: Position | None, said: tuple[Lack, ...] = ()) -> None:
+    def _send(self, told: list[Message], frames: list[bytes], before: Position | None, said: tuple[Lack, ...]) -> None:
         if frames:
-            self._client.write(Chunk(b"".join(frames), before, said))
+            chunk = Chunk(b"".join(frames), before, said)
+            self._hub.fanout.count_replay(told, chunk.size)
+            self._client.write(chunk)

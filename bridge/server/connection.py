@@ -29,9 +29,12 @@ from bridge.server.tls import Tls, serve_tls
 from bridge.server.upgrade import Upgrade, Welcome, judge, targets_clients, targets_streams, targets_websockets
 from bridge.server.websocket import run_websocket
 from bridge.settings import Settings
-from bridge.telemetry import error_text, log
+from bridge.telemetry import Metrics, error_text, log
+from bridge.telemetry.metrics import Refusal
 
 _TURNED_AWAY = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: %d\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+_REFUSALS: Mapping[int, Refusal] = {401: "auth", 403: "forbidden"}
 
 _PEERS_FAULT = (
     OSError,  # reset, broken pipe, unreachable, timed out: all that a socket raises
@@ -57,6 +60,7 @@ class Door:
         tls: Tls | None,
         authenticator: Authenticator | None,
         notifier: Notifier | None,
+        metrics: Metrics,
     ) -> None:
         self._clients = clients
         self._paths = paths
@@ -66,6 +70,7 @@ class Door:
         self._lobby = lobby
         self._places = places
         self._tls = tls
+        self._metrics = metrics
         self._trusted: Sequence[Network] = settings.trusted_proxies
 
     def open(self, raw: socket.socket, host: str, nursery: trio.Nursery) -> None:
@@ -81,6 +86,7 @@ class Door:
     def _turn_away(self, raw: socket.socket, host: str) -> None:
         """Say so in passing, as far as the kernel takes it, and close."""
         log.debug("Too many connections of %s wait to be served; one more was closed", host)
+        self._count("visitors")
         with raw, suppress(OSError):
             if self._tls is None:
                 raw.send(_TURNED_AWAY % retry_seconds())
@@ -129,8 +135,11 @@ class Door:
             if self._clients is not None and isinstance(asked, Welcome):
                 after, headers = resume_from(request, asked), self._guard.cors(request)
                 return client, partial(run_sse, raw, asked, after, self._clients, headers)
-            if isinstance(asked, Response) and not await http.answer(asked):
-                break
+            if isinstance(asked, Response):
+                if asked.status >= 400:  # not what was asked for: there may be a token in it, in the wrong place
+                    log.debug("A request of %s was answered with %d", address, asked.status)
+                if not await http.answer(asked):
+                    break
             self._lobby.answered(visitor)
         return None
 
@@ -151,6 +160,7 @@ class Door:
         websocket = request.upgrades_to_websocket and targets_websockets(request.path)
         reason = self._guard.refusal(request, websocket=websocket)
         if reason is not None:
+            self._count("origin")
             return refuse(403, reason)
         if self._clients is None or self._authenticator is None or not targets_clients(request.path):
             return answer(request, self._paths)
@@ -158,6 +168,7 @@ class Door:
             return preflight
         asked = judge(request, self._clients.hub.channels, self._authenticator.grant)
         if isinstance(asked, Response):
+            self._count(_REFUSALS.get(asked.status, "bad_request"))
             return asked
         no_place = self._no_place(client)
         if no_place is not None and not isinstance(asked, Upgrade):
@@ -168,13 +179,19 @@ class Door:
         """Why there is no place for one more client; None if there is."""
         if self._places.closed:
             status, reason = 503, "this server is about to end"
+            self._count("draining")
         elif self._places.full:
             status, reason = 503, "there are too many clients"
+            self._count("full")
         elif self._places.enough(client):
             status, reason = 429, "there are too many clients of this address"
+            self._count("address")
         else:
             return None
         return refuse(status, reason, (b"Retry-After", b"%d" % retry_seconds()))
+
+    def _count(self, reason: Refusal) -> None:
+        self._metrics.refused.labels(reason).inc()
 
     def _limited(self, address: Address | None) -> str | None:
         """What an address counts as in the limits; None where it has none: this machine, and proxies."""

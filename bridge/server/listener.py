@@ -74,7 +74,7 @@ async def serve(
         clients = Clients(hub, nursery) if hub else None
         notifier = Notifier(hub.channels, authenticator, send) if hub and authenticator else None
         paths = endpoints(health, metrics, observe, with_page=hub is not None)
-        door = Door(settings, clients, paths, lobby, places, tls, authenticator, notifier)
+        door = Door(settings, clients, paths, lobby, places, tls, authenticator, notifier, metrics)
         if hub is not None:
             nursery.start_soon(_keep_time, hub)
         for listener in listeners:
