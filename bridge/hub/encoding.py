@@ -25,8 +25,13 @@ class Message:
     data: bytes
     kind: str = "notification"
     cursor: str = ""
-    lost: GapReason | None = None
-    """Why, where it is a final gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalGap(Message):
+    """A gap that nothing will fill any more."""
+
+    reason: GapReason = "failover"
 
 
 def encode(protocol: Protocol, message: Message) -> bytes:
@@ -50,7 +55,8 @@ def event_message(event: Event, cursor: Cursor) -> Message:
 def gap_message(gap: Gap, cursor: Cursor) -> Message:
     """A gap as it is told to clients that stand at `cursor` after it."""
     text = str(cursor)
-    return Message(events.gap_json(gap, text), "gap", text, None if gap.pending else gap.reason)
+    data = events.gap_json(gap, text)
+    return Message(data, "gap", text) if gap.pending else FinalGap(data, "gap", text, gap.reason)
 
 
 def end_message(lack: Lack, cursor: Cursor) -> Message:

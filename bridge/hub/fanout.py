@@ -8,11 +8,11 @@ apart by that. Otherwise an event's id says all, and nothing is told apart.
 from collections.abc import Callable, Iterable, Sequence
 
 from bridge.core.cursor import Cursor
-from bridge.core.events import Event, GapReason
+from bridge.core.events import Event
 from bridge.core.position import Position
 from bridge.core.wire import text_frame
 from bridge.hub.client import Chunk, Client
-from bridge.hub.encoding import Message, Protocol, encode, event_message
+from bridge.hub.encoding import FinalGap, Message, Protocol, encode, event_message
 from bridge.hub.lack import Lack
 from bridge.hub.members import Group, Members
 from bridge.telemetry import Metrics
@@ -104,29 +104,25 @@ class Fanout:
                 sent_bytes += chunk.size
         self._count(deliveries, sent_bytes)
 
-    def say(self, client: Client, messages: Iterable[Message]) -> None:
+    def say(self, client: Client, messages: Sequence[Message]) -> None:
         """These messages to one client alone."""
         for message in messages:
             data = encode(client.protocol, message)
             client.put(data)
-            self.count_lost(message.lost)
             self._metrics.bytes_sent.inc(len(data))
+        self.count_lost(messages)
 
-    def count_replay(self, messages: Iterable[Message], sent_bytes: int) -> None:
-        """One client was told these from the history."""
-        events = 0
-        for message in messages:
-            if message.kind == "notification":
-                events += 1
-            elif message.lost is not None:
-                self.count_lost(message.lost)
+    def count_replay(self, events: int, others: Iterable[Message], sent_bytes: int) -> None:
+        """One client was told from the history: so many events, and these other messages."""
         self._metrics.replayed.inc(events)
         self._metrics.bytes_sent.inc(sent_bytes)
+        self.count_lost(others)
 
-    def count_lost(self, reason: GapReason | None) -> None:
-        """Somebody was told of a final gap, where there is a reason."""
-        if reason is not None:
-            self._metrics.gaps.labels(reason).inc()
+    def count_lost(self, messages: Iterable[Message]) -> None:
+        """Somebody was told these: count the final gaps among them."""
+        for message in messages:
+            if isinstance(message, FinalGap):
+                self._metrics.gaps.labels(message.reason).inc()
 
     def _count(self, deliveries: int, sent_bytes: int) -> None:
         if sent_bytes:

@@ -132,8 +132,8 @@ class Gaps:
                     self._members.lack(client, left)
                 if lack.gap.bounds not in told or (lack.lost and not told[lack.gap.bounds]):
                     self._fanout.tell(clients, partial(end_message, lack), (lack,))
-                    if lost is None:  # else it is counted where it comes from, once for all
-                        self._fanout.count_lost(lack.lost)
+                    if lost is None and (here := self._fanout.cursor_of(left)) is not None:
+                        self._fanout.count_lost([end_message(lack, here)])  # else it is where it comes from, for all
                     told[lack.gap.bounds] = lack.lost
             for lack in left:
                 if lack.replaying and lack.gap.bounds in told:

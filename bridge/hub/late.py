@@ -70,7 +70,7 @@ class LateReplay:
         hub, client, lacks = self._hub, self._client, self._lacks
         insides = [hub.history.inside(lack.gap) for lack in lacks]
         frames: list[bytes] = []
-        told: list[Message] = []
+        ends: list[Message] = []
         size = 0
         for looked, (event, inside) in enumerate(merged(insides), 1):
             new = self._is_new(event, [lacks[at].gap for at in inside])
@@ -80,16 +80,14 @@ class LateReplay:
                 hub.gaps.mark(event, (one for one in hub.members.lacking.get(client, ()) if one.replaying))
             cursor = hub.cursor(client)
             if cursor is not None and new:
-                told.append(event_message(events.late(event, None), cursor))
-                frames.append(encode(client.protocol, told[-1]))
+                frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
                 size += len(frames[-1])
             if size > self._round_bytes or looked >= self._round_events:
-                self._send(told, frames)
+                self._send(frames)
                 return False
         for lack, inside_it in zip(lacks, insides, strict=True):
-            told += self._end(lack, inside_it)
-        frames += [encode(client.protocol, message) for message in told[len(frames) :]]
-        self._send(told, frames)
+            ends += self._end(lack, inside_it)
+        self._send([*frames, *(encode(client.protocol, message) for message in ends)], ends)
         return True
 
     def _own(self, gap: OpenGap) -> Lack:
@@ -174,8 +172,9 @@ class LateReplay:
         cursor = self._hub.cursor(self._client)
         return [] if cursor is None else [message(cursor)]
 
-    def _send(self, told: list[Message], frames: list[bytes]) -> None:
+    def _send(self, frames: list[bytes], others: Sequence[Message] = ()) -> None:
+        """Messages, of which `others` are no events."""
         if frames:
             chunk = Chunk(b"".join(frames), None, self._lacks)
-            self._hub.fanout.count_replay(told, chunk.size)
+            self._hub.fanout.count_replay(len(frames) - len(others), others, chunk.size)
             self._client.write(chunk)

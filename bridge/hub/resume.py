@@ -193,23 +193,24 @@ class Resumption:
         begun_at = cursor.position
         said = tuple(Lack(gap, set()) for gap in cursor.open_gaps)
         frames: list[bytes] = []
-        told: list[Message] = []
+        others: list[Message] = []
         size = 0
         ties: dict[Bounds, frozenset[Bounds]] = {}
         for looked, (message, here) in enumerate(self._missing(cursor, ties), 1):
             self._wish.cursor = cursor = here
             if message is not None:
-                told.append(message)
                 frames.append(encode(self._client.protocol, message))
+                if message.kind != "notification":
+                    others.append(message)
                 size += len(frames[-1])
             if size > self._round_bytes or looked >= ROUND_EVENTS:
                 break
         else:
-            self._send(told, frames, begun_at, said)
+            self._send(frames, others, begun_at, said)
             lacks = tuple(Lack(gap, set(ties[gap.bounds])) for gap in cursor.open_gaps)
             self._hub.join(self._client, self._name, lacks, self._since)
             return True
-        self._send(told, frames, begun_at, said)
+        self._send(frames, others, begun_at, said)
         return False
 
     def _skip(self, cursor: Cursor) -> None:
@@ -268,8 +269,9 @@ class Resumption:
                 gaps[-1] = gaps[-1].advanced(item.position, self._hub.timeline)
             yield (event_message(item, here()) if wants(item) else None), here()
 
-    def _send(self, told: list[Message], frames: list[bytes], before: Position | None, said: tuple[Lack, ...]) -> None:
+    def _send(self, frames: list[bytes], others: list[Message], before: Position, said: tuple[Lack, ...]) -> None:
+        """Messages that follow `before`; those of `others` among them are no events."""
         if frames:
             chunk = Chunk(b"".join(frames), before, said)
-            self._hub.fanout.count_replay(told, chunk.size)
+            self._hub.fanout.count_replay(len(frames) - len(others), others, chunk.size)
             self._client.write(chunk)
