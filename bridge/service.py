@@ -34,7 +34,7 @@ from bridge.server.limits import Places
 from bridge.server.notify import Send
 from bridge.server.tls import open_tls
 from bridge.settings import Settings
-from bridge.telemetry import Metrics, log
+from bridge.telemetry import Metrics, fields, log
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -143,7 +143,8 @@ class Server:
                 if number == signal.SIGHUP:
                     self._reload()
                     continue
-                log.info("Received %s, ending", signal.Signals(number).name)
+                name = signal.Signals(number).name
+                log.info("Received %s, ending", name, extra=fields(signal=name))
                 if self._hub is None or self._places.closed:
                     break
                 nursery.start_soon(self._drain, self._hub, nursery.cancel_scope)

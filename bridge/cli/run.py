@@ -51,7 +51,7 @@ def run_listen(flags: Flags) -> None:
 
 
 def _run(settings: Settings, service: Service, *, serves_clients: bool) -> None:
-    setup_logging(settings.log_format, settings.log_level)
+    setup_logging(settings.log_format, settings.log_level, channel_set=settings.digest)
     signal.signal(signal.SIGHUP, lambda *_: None)  # it asks to read files again, also when nobody listens to it yet
     with contextlib.ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGHUP, signal.SIG_IGN)  # an interpreter that ends forgets its handlers

@@ -15,7 +15,7 @@ from bridge.core import events
 from bridge.core.events import Event, Filled, Gap, GapReason, Past
 from bridge.core.ledger import Ledger
 from bridge.core.position import Position, Timeline
-from bridge.telemetry import Arrivals, Leg, Metrics, log
+from bridge.telemetry import Arrivals, Leg, Metrics, fields, log
 
 Item = Event | Gap | Filled | Past
 Sink = Callable[[Sequence[Item]], None]
@@ -229,7 +229,8 @@ class Delivery:
             self.position = position
 
     def _open(self, hole: Hole) -> None:
-        log.info("Notifications between %s and %s may come late (%s)", hole.after, hole.before, hole.reason)
+        between = (hole.after, hole.before, hole.reason)
+        log.info("Notifications between %s and %s may come late (%s)", *between, extra=_gap_fields(*between))
         self._holes.append(hole)
         self._sink([Gap(hole.after, hole.before, hole.reason, pending=True)])
         if len(self._holes) > MAX_HOLES:
@@ -238,7 +239,8 @@ class Delivery:
             self._give_up(oldest.after, oldest.before)
 
     def _announce(self, gap: Gap) -> None:
-        log.warning("Gap: notifications between %s and %s may be missing (%s)", gap.after, gap.before, gap.reason)
+        between = (gap.after, gap.before, gap.reason)
+        log.warning("Gap: notifications between %s and %s may be missing (%s)", *between, extra=_gap_fields(*between))
         self._metrics.gaps.labels(gap.reason).inc()
         self.recent_gaps.append(AnnouncedGap(time.time(), gap))
         self._sink([gap])
@@ -248,3 +250,7 @@ class Delivery:
         low = self.timeline.convert(after, before.term)
         if low is not None and low.plus(1) < before:
             self._ledger.claim_between(low.plus(1), before.plus(-1))
+
+
+def _gap_fields(after: Position | None, before: Position | None, reason: GapReason) -> dict[str, object]:
+    return fields(after=after and str(after), before=before and str(before), reason=reason)

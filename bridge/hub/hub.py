@@ -280,4 +280,4 @@ class Hub:
             self.remove(client)
             if client.close_code == TOO_SLOW:
                 self._metrics.slow_disconnects.inc()
-                log.info("A client read too slowly and was disconnected (code 4008)")
+                log.debug("A client read too slowly and was disconnected (code 4008)")

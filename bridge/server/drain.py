@@ -14,7 +14,7 @@ import trio
 from bridge.hub import Hub
 from bridge.hub.client import Client, State
 from bridge.server.limits import Places
-from bridge.telemetry import log
+from bridge.telemetry import fields, log
 
 GOING_AWAY = 1001
 RETRY_SECONDS = 5
@@ -33,7 +33,8 @@ async def drain(hub: Hub, places: Places, seconds: float) -> None:
     places.closed = True
     left = deque(_open(hub.clients))
     count, started = len(left), trio.current_time()
-    log.info("Draining: %d clients are sent away within %g seconds", count, seconds)
+    extra = fields(clients=count, seconds=seconds)
+    log.info("Draining: %d clients are sent away within %g seconds", count, seconds, extra=extra)
     while left and places.taken:
         share = (trio.current_time() - started) / seconds if seconds > 0 else 1.0
         while left and count - len(left) <= share * count:
