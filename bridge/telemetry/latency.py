@@ -36,13 +36,13 @@ class Latency:
     """Observations, one a batch; each goes to a histogram too. Times are those of `anyio.current_time`."""
 
     def __init__(self, observers: Mapping[Leg, Callable[[float], None]]) -> None:
-        self._observers = observers
+        self.observers = observers
         self._recent: dict[Leg, deque[tuple[float, float]]] = {leg: deque(maxlen=MAX_SAMPLES) for leg in observers}
 
     def observe(self, leg: Leg, since: float) -> None:
         """A batch has come to the end of this leg; its oldest notification was at the beginning at `since`."""
         now = anyio.current_time()
-        self._observers[leg](now - since)
+        self.observers[leg](now - since)
         self._recent[leg].append((now, now - since))
 
     def quantiles(self, leg: Leg) -> Quantiles:

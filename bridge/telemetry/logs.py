@@ -55,7 +55,8 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in more.items() if name not in line}
         if record.exc_info:
             line["stack"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str).translate(_LINE_BREAKS)
+        text = json.dumps(line, ensure_ascii=False, default=str).translate(_LINE_BREAKS)
+        return text.encode(errors="backslashreplace").decode()  # lone surrogates, as JSON escapes them too
 
 
 def setup_logging(format: Literal["text", "json"], level: str, **context: object) -> None:  # noqa: A002
