@@ -4,6 +4,7 @@ const FIRST_WAIT_SECONDS = 0.5;
 const LONGEST_WAIT_SECONDS = 15;
 const SILENCE_SECONDS = 25;
 const PATIENCE_SECONDS = 10;
+const HEALTH_MILLISECONDS = 10_000; // a connection that lasted so long begins its waits anew
 const FINAL_CODES = { 1008: "the bridge refuses to go on", 4001: "the token has expired: give a new one" };
 const REFUSED_FOR_GOOD = [400, 401, 403, 404, 426];
 
@@ -17,6 +18,7 @@ class Stream {
     this.changed = changed;
     this.cursor = null;
     this.failures = 0;
+    this.goodSince = null;
     this.reconnects = 0;
     this.socket = null;
     this.timer = 0;
@@ -57,7 +59,7 @@ class Stream {
     const message = JSON.parse(raw);
     this.cursor = message.cursor ?? (message.type === "subscribed" ? message.position : message.id) ?? this.cursor;
     if (message.type === "subscribed") {
-      this.failures = 0;
+      this.goodSince ??= performance.now();
       this.changed("listening", "Listening");
     }
     this.hear(raw, message);
@@ -102,6 +104,8 @@ class Stream {
   /** Wait as long as was asked for, else longer each time, and never as long as everybody else. */
   again(why, toldSeconds) {
     if (this.ended) return;
+    if (this.goodSince !== null && performance.now() - this.goodSince > HEALTH_MILLISECONDS) this.failures = 0;
+    this.goodSince = null;
     const ceiling = Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** Math.min(this.failures, 10));
     const seconds = toldSeconds === null ? ceiling * (0.5 + Math.random() / 2) : toldSeconds + Math.random() * 0.5;
     this.failures += 1;
