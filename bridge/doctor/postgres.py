@@ -229,11 +229,11 @@ def _heard(seen: Seen, facts: Facts, probe_seconds: float) -> list[Finding]:
     error = seen.other_error or seen.error
     if seen.own_seconds is None:
         text = f"a LISTEN session did not hear its own NOTIFY within {HEAR_SECONDS:g} s"
-        todo = f"if a pooler is in between: {POOLER_ADVICE}"
+        todo = f"a commit that notifies and waits holds up all others: see pg_stat_activity; or {POOLER_ADVICE}"
         if facts.waits_for:
             todo = (
-                f"commits wait for synchronous_standby_names={facts.waits_for!r}, and so does every NOTIFY: start the "
-                "standby, or take it out of the setting"
+                f"a commit that waits for synchronous_standby_names={facts.waits_for!r} holds up every NOTIFY: start "
+                "the standby, or take it out of the setting"
             )
         return [Finding("bad", SUBJECT, error_text(error) if error else text, todo)]
     if seen.other_seconds is None and error is not None:

@@ -72,8 +72,8 @@ def _refused_todo(error: BridgeError) -> str:
 def _rights(settings: Settings) -> str:
     prefix = settings.redis_prefix
     return (
-        f"ACL SETUSER … ~{prefix}:* &{prefix}:* +@read +@write +@stream +@pubsub +@scripting +@connection "
-        "(and +info +config|get +time +@transaction for the doctor)"
+        f"ACL SETUSER … ~{prefix}:* resetchannels &{prefix}:* +@read +@write +@stream +@pubsub +@scripting "
+        "+@connection (and +info +config|get +time +@transaction for the doctor)"
     )
 
 

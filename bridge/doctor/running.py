@@ -4,6 +4,7 @@ A bridge that cannot be reached is worth a warning where nobody named it: the do
 started. One that was named by ``--url`` has to answer.
 """
 
+import os
 import ssl
 import time
 from collections.abc import Sequence
@@ -231,4 +232,6 @@ def _reason(error: BaseException) -> str:
         error = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
     return (error.strerror if isinstance(error, OSError) else None) or error_text(error)
