@@ -24,7 +24,7 @@ from bridge.telemetry.metrics import MODES, PREFIX, set_or_remove
 
 Json = dict[str, object]
 
-_UP = {"proven", "writable"}
+_UP = {"proven", "writable", "live"}
 _UNWANTED = {"closed", "off"}
 
 
@@ -270,8 +270,7 @@ def _log(view: LogView | None) -> Json:
 
 def _up(link: Json) -> float | None:
     """1 where a link does all that this process needs of it, 0 where not; None where it needs nothing."""
-    states = {link.get("state", "writable"), {"live": "proven", "away": "lost"}.get(str(link.get("log")), "off")}
-    wanted = states - _UNWANTED
+    wanted = {str(link[part]) for part in ("state", "log") if part in link} - _UNWANTED
     return float(wanted <= _UP) if wanted else None
 
 
