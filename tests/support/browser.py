@@ -86,11 +86,18 @@ class Bridged:
 
 @contextmanager
 def opened(
-    browser: Browser, bridge: BridgeProcess, *, script: str = "", complaints: tuple[str, ...] = (), **options: Any
+    browser: Browser,
+    bridge: BridgeProcess,
+    *,
+    script: str = "",
+    own_clock: bool = False,
+    complaints: tuple[str, ...] = (),
+    **options: Any,
 ) -> Iterator[Bridged]:
     """The page of this bridge, in a fresh profile. It may write to the console what holds one of `complaints` alone.
 
-    Chromium writes there what violates the page's policy. A script that is given runs before the page's own.
+    Chromium writes there what violates the page's policy. A script that is given runs before the page's own;
+    `own_clock` is a clock that the test can stop and move.
     """
     said: list[str] = []
     context = browser.new_context(**{**DESKTOP, **options})
@@ -102,6 +109,8 @@ def opened(
         page.on("dialog", lambda dialog: said.append(f"error: dialog {dialog.message}"))
         if script:
             page.add_init_script(script)
+        if own_clock:
+            page.clock.install()
         page.goto(bridge.url)
         yield Bridged(page)
         assert [text for text in said if not any(expected in text for expected in complaints)] == []
