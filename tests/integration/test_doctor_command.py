@@ -64,7 +64,7 @@ def test_running_bridges(stack: Stack, tmp_path: Path) -> None:
     said = texts(findings, "listeners", "good")
     assert said[0].startswith("2 listener sessions in PostgreSQL, from 127.0.0.1 (process ")
     assert said[1].startswith("2 listeners beat; the one that appends is at 127.0.0.1, process ")
-    assert said[1].endswith("; 1 subscriber to it")
+    assert said[1].endswith("; 1 server follows the log")
     bridges = texts(findings, "bridge", "good")
     assert sorted(text.partition(" ")[2] for text in bridges if "log" in text) == [
         "appends to the log",

@@ -26,7 +26,8 @@ def heard(*sessions: postgres.ListenSession, database: str = "1/2") -> postgres.
 
 
 def log(*beats: Beat, **changes: Any) -> redis.Seen:
-    return redis.Seen(beats={beat.nonce: beat for beat in beats}, **({"tail": TAIL, "entries": 8} | changes))
+    values: dict[str, Any] = {"tail": TAIL, "entries": 8, "beats": {beat.nonce: beat for beat in beats}}
+    return redis.Seen(**(values | changes))
 
 
 def levels(heard: postgres.Seen, log: redis.Seen | None) -> list[str]:
@@ -38,7 +39,7 @@ def test_the_one_that_appends_is_named_by_its_session() -> None:
     texts = [finding.text for finding in judge(heard(*LISTENERS), seen, SETTINGS)]
     assert texts[0].startswith("2 listener sessions in PostgreSQL, from 10.0.0.1 (process 11), 10.0.0.2 (process 12)")
     assert texts[1] == (
-        "2 listeners beat; the one that appends is at 10.0.0.2, process 12 in PostgreSQL; 3 subscribers to it"
+        "2 listeners beat; the one that appends is at 10.0.0.2, process 12 in PostgreSQL; 3 servers follow the log"
     )
     assert texts[2] == f"the log holds 8 of about 10,000 entries, and ends at {TAIL}"
 
