@@ -122,7 +122,7 @@ def test_all_listen_sessions_are_terminated(whole: Deployment, journey: Begin) -
         journeys.flow()
         journeys.settle(final_gaps=1)
         for traveller in journeys.travellers.values():
-            assert traveller.gaps[0]["reason"] == "postgres_session_lost"
+            assert traveller.story.gaps[0]["reason"] == "postgres_session_lost"
 
 
 def test_all_listeners_are_killed(whole: Deployment, journey: Begin) -> None:

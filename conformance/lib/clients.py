@@ -2,6 +2,8 @@
 
 import json
 import queue
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -26,6 +28,9 @@ class Message:
     """A text frame, as it came."""
 
     text: str
+
+    def json(self) -> Any:
+        return json.loads(self.text)
 
 
 @dataclass(frozen=True)
@@ -122,11 +127,15 @@ class PythonClient(WebSocketClient):
         origin: str | None = None,
         compression: str | None = "deflate",
         max_queue: int | None = None,
+        sock: socket.socket | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._stack = ExitStack()
         try:
             connect = websockets.sync.client.connect(
                 url,
+                sock=sock,
+                ssl=tls,
                 additional_headers=dict(headers or {}),
                 subprotocols=[Subprotocol(name) for name in protocols] or None,
                 origin=Origin(origin) if origin else None,

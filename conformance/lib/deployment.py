@@ -91,8 +91,8 @@ class Deployment:
         self.psql.notify(*((channel, text) for text in texts))
 
     def path(self, path: str) -> str:
-        """The path with a token, where the deployment wants one."""
-        token = self.token()
+        """The path with a token, where the deployment wants one and the path has none."""
+        token = None if "token=" in path else self.token()
         return path + (f"{'&' if '?' in path else '?'}token={quote(token)}" if token else "")
 
     def token(self) -> str | None:

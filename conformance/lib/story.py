@@ -31,12 +31,34 @@ def cursor_of(message: dict[str, Any]) -> str | None:
     return cursor or (message["id"] if message["type"] == "notification" else None)
 
 
+class Story(list[dict[str, Any]]):
+    """What a client was told, but positions and what is subscribed to."""
+
+    @property
+    def numbers(self) -> list[int]:
+        return [message["payload"]["n"] for message in self if message["type"] == "notification"]
+
+    @property
+    def gaps(self) -> list[dict[str, Any]]:
+        """The final ones."""
+        return [message for message in self if message["type"] == "gap" and not message.get("pending")]
+
+    @property
+    def unfinished(self) -> int:
+        """Pending gaps that have neither been filled nor become final."""
+        opened = sum(1 for message in self if message["type"] == "gap" and message.get("pending"))
+        ends = {(m["after"], m["before"]) for m in self if m["type"] == "filled"}
+        ends |= {(m["after"], m["before"]) for m in self.gaps}
+        starts = {(m["after"], m["before"]) for m in self if m["type"] == "gap" and m.get("pending")}
+        return len(starts - ends) if opened else 0
+
+
 class Traveller:
     """A client that goes to the next server whenever its connection ends, and goes on after its cursor."""
 
     def __init__(self, urls: Sequence[str], path: str, token: str | None) -> None:
-        self.story: list[dict[str, Any]] = []
-        """Everything it was told but positions and what is subscribed to, over all its connections."""
+        self.story = Story()
+        """Over all its connections."""
         self.closes: list[tuple[int | None, str]] = []
         self.connections = 0
         self._urls = [url.replace("http", "ws", 1) + path for url in urls]
@@ -46,24 +68,6 @@ class Traveller:
         self._subscribed = threading.Event()
         self._thread = threading.Thread(target=self._travel, daemon=True)
         self._thread.start()
-
-    @property
-    def numbers(self) -> list[int]:
-        return [message["payload"]["n"] for message in self.story if message["type"] == "notification"]
-
-    @property
-    def gaps(self) -> list[dict[str, Any]]:
-        """The final ones."""
-        return [message for message in self.story if message["type"] == "gap" and not message.get("pending")]
-
-    @property
-    def unfinished(self) -> int:
-        """Pending gaps that have neither been filled nor become final."""
-        opened = sum(1 for message in self.story if message["type"] == "gap" and message.get("pending"))
-        ends = {(m["after"], m["before"]) for m in self.story if m["type"] == "filled"}
-        ends |= {(m["after"], m["before"]) for m in self.gaps}
-        starts = {(m["after"], m["before"]) for m in self.story if m["type"] == "gap" and m.get("pending")}
-        return len(starts - ends) if opened else 0
 
     def ready(self) -> None:
         assert self._subscribed.wait(20), "never subscribed"
@@ -124,8 +128,8 @@ class Journey:
         self.writer.reaches(more)
         goal = self.writer.last
         wait_for(
-            lambda: all(goal in traveller.numbers[-400:] for traveller in self.travellers.values()),
-            f"everybody gets {goal}; they have {[t.numbers[-1:] for t in self.travellers.values()]}",
+            lambda: all(goal in traveller.story.numbers[-400:] for traveller in self.travellers.values()),
+            f"everybody gets {goal}; they have {[t.story.numbers[-1:] for t in self.travellers.values()]}",
             seconds,
         )
 
@@ -139,7 +143,7 @@ class Journey:
         problems = list(self._problems(last))
         assert not problems, "\n".join([*problems, *self._told()])
         for name, traveller in self.travellers.items():
-            assert len(traveller.gaps) == final_gaps, f"{name} was told of {traveller.gaps}"
+            assert len(traveller.story.gaps) == final_gaps, f"{name} was told of {traveller.story.gaps}"
 
     def _told(self) -> list[str]:
         """What was said of gaps, and the numbers around."""
@@ -155,40 +159,42 @@ class Journey:
 
     def _problems(self, last: int) -> list[str]:
         return [
-            f"{name}: {problem}" for name, traveller in self.travellers.items() for problem in problems(traveller, last)
+            f"{name}: {problem}"
+            for name, traveller in self.travellers.items()
+            for problem in problems(traveller.story, last)
         ]
 
 
-def problems(traveller: Traveller, last: int) -> list[str]:
+def problems(story: Story, last: int) -> list[str]:
     """What is wrong with the story of somebody who should know 1 to `last`."""
-    numbers = traveller.numbers
+    numbers = story.numbers
     found = [f"{number} came {count} times" for number, count in Counter(numbers).items() if count > 1]
     found += [f"{number} was rolled back" for number in numbers if number < 0]
-    found += [f"{number} is missing, and no gap says so" for number in sorted(_unexplained(traveller, last))[:5]]
+    found += [f"{number} is missing, and no gap says so" for number in sorted(_unexplained(story, last))[:5]]
     newest = 0
-    for message in traveller.story:
+    for message in story:
         if message["type"] != "notification" or message.get("late"):
             continue
         number = message["payload"]["n"]
         if number < newest:
             found.append(f"{number} came after {newest} and is not marked late")
         newest = max(newest, number)
-    if traveller.unfinished:
+    if story.unfinished:
         found.append("a pending gap has not ended")
     return found
 
 
-def _unexplained(traveller: Traveller, last: int) -> set[int]:
+def _unexplained(story: Story, last: int) -> set[int]:
     """The missing numbers that lie in no final gap: after what had come in order before it, before what came next.
 
     A gap that was pending before it became final lies where it was told of first.
     """
-    missing = set(range(1, last + 1)) - set(traveller.numbers)
-    final = {(gap["after"], gap["before"]) for gap in traveller.gaps}
-    for place, message in enumerate(traveller.story):
+    missing = set(range(1, last + 1)) - set(story.numbers)
+    final = {(gap["after"], gap["before"]) for gap in story.gaps}
+    for place, message in enumerate(story):
         if message["type"] == "gap" and (message["after"], message["before"]) in final:
-            before = max(_in_order(traveller.story[:place]), default=0)
-            after = min(_in_order(traveller.story[place + 1 :]), default=last + 1)
+            before = max(_in_order(story[:place]), default=0)
+            after = min(_in_order(story[place + 1 :]), default=last + 1)
             missing -= set(range(before + 1, after))
     return missing
 

@@ -1,0 +1,52 @@
+"""The page at `/`, in a browser: it gets events through a subscription, like anyone."""
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage
+
+from conformance.lib.deployment import Deployment
+
+
+def test_the_page_loads_nothing_from_elsewhere(deployment: Deployment, browser: Browser) -> None:
+    """The page works under its own Content-Security-Policy, without an error, and loads nothing from elsewhere."""
+    place = deployment.servers[0]
+    page = browser.new_page()
+    requests: list[str] = []
+    errors: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            errors.append(message.text)
+
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", note)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    try:
+        answer = page.goto(place.url + deployment.path("/"))
+        assert answer is not None
+        assert answer.status == 200
+        page.wait_for_function("document.body.innerText.toLowerCase().includes('redis')")
+        assert requests
+        assert all(url.startswith((place.url, place.url.replace("http", "ws", 1), "data:")) for url in requests)
+        if not deployment.has_auth:
+            assert errors == []
+    finally:
+        page.close()
+
+
+def test_the_page_shows_events(deployment: Deployment, browser: Browser, run: str) -> None:
+    """The page shows the last events."""
+    if deployment.has_auth:
+        pytest.skip("the page of this deployment wants a token first")
+    page = browser.new_page()
+    try:
+        with page.expect_websocket(timeout=10_000):
+            page.goto(deployment.servers[0].url + "/")
+        page.wait_for_function("document.body.innerText.toLowerCase().includes('redis')")
+        for number in range(100):
+            deployment.notify("match_change", {"run": run, "n": number})
+            if run in page.locator("body").inner_text():
+                break
+            page.wait_for_timeout(100)
+        assert run in page.locator("body").inner_text()
+    finally:
+        page.close()
