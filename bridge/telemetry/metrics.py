@@ -68,7 +68,8 @@ class Metrics:
             "Events and gaps given to clients that came back with a cursor, from this process' history.",
         )
         self.bytes_sent = counter(
-            "sent_bytes", "Bytes given to clients' sockets, or to their buffers where a client reads slowly."
+            "sent_bytes",
+            "Bytes of events, gaps and positions, given to clients' sockets or kept for those who read slowly.",
         )
         self.slow_disconnects = counter(
             "slow_disconnects", "Clients closed with 4008 because they read too slowly (BRIDGE_SLOW_CLIENT=disconnect)."
