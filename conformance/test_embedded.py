@@ -45,8 +45,8 @@ def _post(process: Process, body: object, **headers: str) -> Answer:
 
 
 def test_it_says_what_it_started(embedded: Process) -> None:
-    """With neither `DATABASE_URL` nor `DB_HOST`, `serve` starts PostgreSQL and Valkey, says so in the log with their URLs,
-    and uses Redis mode."""
+    """With neither `DATABASE_URL` nor `DB_HOST`, `serve` starts PostgreSQL and Valkey, logs their
+    URLs, and uses Redis mode."""
     assert re.search(r"INFO .*PostgreSQL.*postgresql://", embedded.log())
     assert re.search(r"INFO .*Valkey.*(redis|unix)://", embedded.log())
     health = embedded.get("/health").json()
