@@ -4,6 +4,7 @@ answers."""
 import os
 import re
 import signal
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -71,9 +72,7 @@ def test_everything_can_be_read_in_light_and_in_dark(browser: Browser, embedded:
 
 
 @pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
-def test_nothing_is_wider_than_the_window(
-    browser: Browser, embedded: BridgeProcess, options: dict[str, object]
-) -> None:
+def test_nothing_is_wider_than_the_window(browser: Browser, embedded: BridgeProcess, options: dict[str, Any]) -> None:
     with opened(browser, embedded, **options) as shown:
         shown.mode("redis")
         shown.start()

@@ -35,7 +35,7 @@ LOOK = """kind => {
   const { backgroundColor, borderLeftColor } = getComputedStyle(row.querySelector("summary") ?? row);
   return backgroundColor + borderLeftColor;
 }"""
-SUBSCRIBED = {"type": "subscribed", "channels": ["a"], "where": {}, "sub": None, "position": "5-1"}
+SUBSCRIBED: dict[str, Any] = {"type": "subscribed", "channels": ["a"], "where": {}, "sub": None, "position": "5-1"}
 
 
 class Fake(Bridged):

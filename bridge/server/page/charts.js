@@ -8,7 +8,7 @@ class Chart {
     this.values = [];
     this.label = label;
     this.now = make("b", { textContent: "–" });
-    this.most = make("small", { className: "most" });
+    this.most = make("small");
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("viewBox", `0 0 ${CHART_SECONDS} 40`);
     svg.setAttribute("preserveAspectRatio", "none");
@@ -20,8 +20,8 @@ class Chart {
       return path;
     });
     this.svg = svg;
-    const head = make("p", { title: what }, make("span", { textContent: label }), this.now);
-    parent.append(make("div", { className: "chart" }, head, svg, this.most));
+    const head = make("p", { title: what }, make("span", { textContent: label }), this.most, this.now);
+    parent.append(make("div", { className: "chart" }, head, svg));
   }
 
   /** The value of one more second; null where the bridge said nothing. */

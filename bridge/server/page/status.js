@@ -3,6 +3,7 @@
 
 const POLL_MILLISECONDS = 1000;
 const ANSWER_MILLISECONDS = 4000;
+const LATE_SECONDS = 5; // rates are means of more than that
 
 const RATES = [
   ["received", "received_per_second", "Notifications received from PostgreSQL"],
@@ -89,13 +90,15 @@ function showAway(error) {
   sample({});
 }
 
-/** One second for every chart; the seconds in which nobody looked have no value. */
+/** One second for every chart. Seconds that an answer was late by are like it; those in which nobody looked are empty. */
 function sample(rates) {
   const unseen = sampledAt === null ? 0 : Math.round((performance.now() - sampledAt) / POLL_MILLISECONDS) - 1;
   sampledAt = performance.now();
   charts.forEach((chart, i) => {
-    for (let second = 0; second < Math.min(unseen, CHART_SECONDS); second += 1) chart.add(null);
-    chart.add(rates[RATES[i][1]]);
+    const value = rates[RATES[i][1]];
+    const meanwhile = unseen <= LATE_SECONDS ? value : null;
+    for (let second = 0; second < Math.min(unseen, CHART_SECONDS); second += 1) chart.add(meanwhile);
+    chart.add(value);
   });
 }
 
