@@ -66,6 +66,10 @@ class Arrivals:
         self._firsts: list[Position] = []
         self._times: list[float] = []
         self._last: Position | None = None
+        self._between = (0, 0, -1)
+        """Two terms, and the state of the timeline when it was asked for their relation."""
+        self._marker: Position | None = None
+        """The marker of the first in the numbering of the second."""
 
     def note(self, first: Position, last: Position, at: float) -> None:
         """A batch came, the positions from `first` through `last`."""
@@ -83,11 +87,22 @@ class Arrivals:
         """When this notification came, in whichever numbering; None where it has not, or where that is not known."""
         if self._last is None:
             return None
-        own = self._timeline.convert(position, self._last.term)
+        own = self._own(position, self._last.term)
         if own is None or own > self._last:
             return None
-        index = bisect_right(self._firsts, own) - 1
+        index = len(self._firsts) - 1
+        if own < self._firsts[index]:
+            index = bisect_right(self._firsts, own) - 1
         return self._times[index] if index >= 0 and self._firsts[index].term == own.term else None
+
+    def _own(self, position: Position, term: int) -> Position | None:
+        """The position in the numbering of this term; how far the two are apart is asked for once."""
+        if position.term == term:
+            return position
+        between = (position.term, term, self._timeline.version)
+        if between != self._between:
+            self._between, self._marker = between, self._timeline.convert(Position(position.term, 0), term)
+        return None if self._marker is None else self._marker.plus(position.seq)
 
 
 def _milliseconds(seconds: list[float], quantile: float) -> float | None:
