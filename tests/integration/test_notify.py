@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from bridge.errors import BridgeError, PostgresLost
-from bridge.server import notify
+from bridge.server import http, notify
 from bridge.server.notify import BURST, MAX_BODY_BYTES, MAX_PAYLOAD_BYTES
 from tests.support.server import RunningServer, running_server
 from tests.support.tokens import SECRET, token
@@ -152,6 +152,20 @@ async def test_a_body_of_unknown_length_is_refused_and_a_body_that_nobody_reads_
             found, headers, _ = await client.answer()
             assert (found, headers["connection"]) == (status, "close"), request
             assert await client.rest() == b""
+        assert done == []
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_SECONDS", 0.1)
+    async with running_server(send=(done := Sent())) as server:
+        client = await server.connect()
+        await client.send(post(order(1))[:-1])
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (408, "close")
+        client = await server.connect()
+        await client.send(post(order(1))[:-1])
+        await client.stream.send_eof()
+        assert await client.rest() == b""
         assert done == []
 
 

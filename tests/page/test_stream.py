@@ -187,7 +187,7 @@ def test_every_kind_of_message_is_told_apart(shown: Fake) -> None:
     assert found == kinds
     assert "slow_client" in shown.notes("gap")[0]
     counts = shown.page.inner_text("#tally").split()
-    assert counts[:2] + counts[3:7] == ["2", "events", "1", "late", "1", "gaps"]
+    assert counts[:2] + counts[3:7] == ["2", "events", "1", "late", "1", "gap"]
     looks = {
         kind: shown.page.evaluate(LOOK, kind) for kind in ("notification", "late", "pending", "filled", "gap", "error")
     }

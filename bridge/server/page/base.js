@@ -71,7 +71,8 @@ function clock(at, { fraction = false } = {}) {
 function shortId(id) {
   if (!id) return "–";
   const dash = id.indexOf("-");
-  return dash > 8 ? `…\u2060${id.slice(dash - 5)}` : id;
+  if (dash <= 8) return id;
+  return `…\u2060${id.slice(dash - 5).replace("-", "\u2060-\u2060")}`; // word joiners: no line breaks in it
 }
 
 function announce(text) {

@@ -45,16 +45,21 @@ function changed(state, text) {
 }
 
 function showCounts() {
-  write($("count-events"), count(counts.events));
+  showCount("events", counts.events, "event");
   write($("count-late"), count(counts.late));
-  write($("count-gaps"), count(counts.gaps));
+  showCount("gaps", counts.gaps, "gap");
   mark($("count-gaps").parentElement, "some", String(counts.gaps > 0));
-  if (stream) write($("count-reconnects"), count(stream.reconnects));
+  if (stream) showCount("reconnects", stream.reconnects, "reconnect");
   const { earlier } = counts;
   const [since, before] = earlier[0] ?? [performance.now(), counts.events];
   write($("count-rate"), rate((counts.events - before) / Math.max(1, (performance.now() - since) / 1000)));
   $("held").hidden = !list.paused;
   write($("count-held"), count(list.held));
+}
+
+function showCount(name, value, noun) {
+  write($(`count-${name}`), count(value));
+  write($(`count-${name}`).nextElementSibling, value === 1 ? noun : `${noun}s`);
 }
 
 function everySecond() {

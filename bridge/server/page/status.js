@@ -143,7 +143,7 @@ function loadFacts(status) {
   const share = status.max_clients ? status.clients / status.max_clients : 0;
   const rows = [
     ["Clients", `${count(status.clients)}${status.max_clients ? ` of ${count(status.max_clients)}` : ""}`, share > 0.9 ? "suspect" : "", [
-      status.buffered_bytes === undefined ? "" : `${bytes(status.buffered_bytes)} wait for them to read`,
+      status.buffered_bytes ? `${bytes(status.buffered_bytes)} wait for them to read` : "nothing waits for them to read",
       status.slow_disconnects ? `${count(status.slow_disconnects)} were too slow` : "",
     ]],
   ];

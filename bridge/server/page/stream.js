@@ -87,6 +87,7 @@ class Stream {
     try {
       const response = await fetch(this.url("sse"), { headers, signal: limit.signal, cache: "no-store" });
       why = response.ok ? "the connection was not accepted" : `refused with ${response.status}: ${(await response.text()).trim()}`;
+      if (this.ended) return;
       if (REFUSED_FOR_GOOD.includes(response.status)) {
         this.finish(why);
         return;
