@@ -46,6 +46,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.tx = []
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "anywhere: the same whatever servers are behind; once is enough")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,

@@ -14,6 +14,8 @@ from conformance.lib.processes import Nursery, nursery
 from conformance.lib.sse import stream
 from conformance.lib.web import Answer, handshake, request
 
+pytestmark = pytest.mark.anywhere
+
 PAGE = "https://app.example"
 
 

@@ -15,10 +15,11 @@ import pytest
 
 from conformance.lib.deployment import Deployment
 from conformance.lib.face import Open
-from conformance.lib.given import Place
 from conformance.lib.processes import Nursery, Process, environment
 from conformance.lib.processes import run as run_command
 from conformance.lib.wait import wait_for
+
+pytestmark = pytest.mark.anywhere
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
@@ -143,41 +144,6 @@ def test_tail_that_is_refused(deployment: Deployment, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no_such_channel" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def _doctor(home: Path, place: Place, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return run_command(home, ["doctor"], **settings, BRIDGE_PORT=place.url.rpartition(":")[2])
-
-
-def test_doctor_when_all_is_well(deployment: Deployment, tmp_path: Path) -> None:
-    """`doctor` checks settings, PostgreSQL and Redis: exit code 0 if all is well."""
-    done = _doctor(tmp_path, deployment.servers[0], deployment.settings)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "PostgreSQL" in done.stdout
-    assert "Redis" in done.stdout
-
-
-@pytest.mark.parametrize("broken", ["DATABASE_URL", "REDIS_URL"])
-def test_doctor_when_something_is_wrong(deployment: Deployment, tmp_path: Path, broken: str) -> None:
-    """`doctor` says in words what is wrong and what to do: exit code 1."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    urls = {
-        "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{port}/postgres",
-        "REDIS_URL": f"redis://127.0.0.1:{port}",
-    }
-    done = _doctor(tmp_path, deployment.servers[0], deployment.settings | {broken: urls[broken]})
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert str(port) in done.stdout + done.stderr
-
-
-def test_doctor_with_bad_settings(deployment: Deployment, tmp_path: Path) -> None:
-    """`doctor` with settings that cannot be read: exit code 2 and one line, as for every command."""
-    done = _doctor(tmp_path, deployment.servers[0], deployment.settings | {"BRIDGE_HISTORY_ENTRIES": "many"})
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "BRIDGE_HISTORY_ENTRIES" in line
 
 
 def test_the_script(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from conformance.lib.sse import stream
 from conformance.lib.wait import wait_for
 from conformance.lib.web import Answer, request
 
+pytestmark = pytest.mark.anywhere
+
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:

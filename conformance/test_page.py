@@ -1,8 +1,11 @@
 """The page at `/`, in a browser: it gets events through a subscription, like anyone."""
 
+import pytest
 from playwright.sync_api import Browser, ConsoleMessage
 
 from conformance.lib.deployment import Deployment
+
+pytestmark = pytest.mark.anywhere
 
 
 def test_the_page_loads_nothing_from_elsewhere(deployment: Deployment, browser: Browser) -> None:

@@ -20,9 +20,9 @@ from conformance.lib.wait import wait_for
 from conformance.lib.web import Answer, request
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 30.0
-END_SECONDS = 20.0
-COMMAND_SECONDS = 30.0
+START_SECONDS = 60.0
+END_SECONDS = 30.0
+COMMAND_SECONDS = 60.0
 
 _SETTINGS = re.compile(r"BRIDGE_|CONFORMANCE_|DB_|DATABASE_URL$|REDIS_URL$|USE_REDIS_NOTIFIER$|PG|XDG_RUNTIME_DIR$")
 
