@@ -57,7 +57,7 @@ def _beats(
     beats: Mapping[str, Beat], sessions: Sequence[postgres.ListenSession] | None, workers: int | None
 ) -> Finding:
     follow = "follows" if workers == 1 else "follow"
-    served = "" if workers is None else f"; {count(workers, 'server')} {follow} the log"
+    served = "" if not workers else f"; {count(workers, 'server')} {follow} the log"
     if not beats:
         text = f"no listener beats in Redis{served}"
         if any(session.name == "bridge listener" for session in sessions or ()):

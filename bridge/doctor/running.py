@@ -82,7 +82,9 @@ async def ask(place: Place) -> Answer:
         return Answer(place, BridgeError(f"no answer within {ASK_SECONDS:g} s"))
     except msgspec.DecodeError:
         status = None
-    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, h11.RemoteProtocolError) as error:
+    except h11.RemoteProtocolError:
+        return Answer(place, BridgeError("what answers is no bridge (if it wants TLS, the URL begins with https://)"))
+    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
         return Answer(place, BridgeError(_reason(error)))
     if not isinstance(status, dict) or "mode" not in status:
         said = " ".join(body.decode(errors="replace").split())[:200]

@@ -2,11 +2,15 @@
 
 import json
 import subprocess
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from bridge.doctor.running import ask, judge, named
 from tests.support.cli import command, environment, run
 from tests.support.postgres import free_port
 from tests.support.process import bridge, wait_until
@@ -181,3 +185,37 @@ def test_a_redis_that_is_stopped_and_started(stack: Stack, tmp_path: Path) -> No
         assert "Connection refused" in texts(examined(tmp_path, 1, **given), "Redis", "bad")[0]
         redis.start()
         assert texts(examined(tmp_path, 0, **given), "Redis", "bad") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers is no bridge (if it wants TLS"),
+        (
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nhello",
+            "or lets nobody ask: HTTP 404 hello",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[{]}", "or lets nobody ask: HTTP 200 [{]}"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n" + b"x" * 2_000_000,
+            "what answers is no bridge (if it wants TLS",
+        ),
+        (b"", "no answer within 0.5 s"),
+    ],
+)
+async def test_what_is_no_bridge(said: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.doctor.running.ASK_SECONDS", 0.5)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some()
+            await stream.send_all(said)
+            await trio.sleep(0 if said else 5)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        (finding,) = judge(await ask(named(url)))
+        nursery.cancel_scope.cancel()
+    assert finding.level == "bad"
+    assert reason in finding.text

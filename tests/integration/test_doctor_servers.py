@@ -14,7 +14,8 @@ from bridge.settings import Settings
 from tests.support.postgres import PostgresServer, free_port, has_pgbouncer, pgbouncer, postgres_server, standby_of
 from tests.support.postgres_session import until
 from tests.support.proxy import STALLED, proxy_of
-from tests.support.redis import RedisServer
+from tests.support.redis import BINARIES, RedisServer
+from tests.support.sentinel import watched_pair
 
 LONGEST_SECONDS = 20.0
 
@@ -232,6 +233,13 @@ async def test_a_replica(redis_server: RedisServer) -> None:
         redis_server.command("REPLICAOF", "NO", "ONE")
     assert finding.level == "bad"
     assert "replica" in finding.text
+
+
+async def test_behind_sentinels() -> None:
+    with watched_pair(BINARIES[-1]) as watched:
+        findings = await at_redis(watched.url)
+        assert ill(findings) == []
+        assert findings[0].text.startswith(f"127.0.0.1:{watched.master.port} answered")
 
 
 @contextmanager
