@@ -57,7 +57,7 @@ class Seen(msgspec.Struct):
     role: str = ""
     clock: Reading | None = None
     info: Mapping[str, str] | None = None
-    """What INFO says of memory, persistence and statistics."""
+    """What INFO says of memory, and statistics."""
     output_limit: str | None = None
     """The setting client-output-buffer-limit."""
     rights_seen: bool = False
@@ -122,7 +122,6 @@ class _Look:
         *sections, limit, subscribers = await self._link.pipeline(
             [
                 ("INFO", "memory"),
-                ("INFO", "persistence"),
                 ("INFO", "stats"),
                 ("CONFIG", "GET", "client-output-buffer-limit"),
                 ("PUBSUB", "NUMSUB", self._log.control_channel),

@@ -190,7 +190,7 @@ def test_a_redis_that_is_stopped_and_started(stack: Stack, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers is no bridge (if it wants TLS"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "no bridge (if it wants TLS"),
         (
             b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nhello",
             "or lets nobody ask: HTTP 404 hello",
@@ -198,7 +198,7 @@ def test_a_redis_that_is_stopped_and_started(stack: Stack, tmp_path: Path) -> No
         (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[{]}", "or lets nobody ask: HTTP 200 [{]}"),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n" + b"x" * 2_000_000,
-            "what answers is no bridge (if it wants TLS",
+            "no bridge (if it wants TLS",
         ),
         (b"", "no answer within 0.5 s"),
     ],
