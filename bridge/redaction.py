@@ -1,4 +1,4 @@
-"""Connection URLs without their passwords, for logs and refusals."""
+"""Connection URLs without their passwords, and texts without tokens, for logs and refusals."""
 
 import re
 
@@ -6,6 +6,8 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _USER_INFO = re.compile(r"(://[^:/?#@]*:).*@")
 _QUERY = re.compile(r"([?&](?:ssl_?|sentinel_)?password=)[^&#]*", re.IGNORECASE)
 _KEYWORD = re.compile(r"(\b(?:ssl)?password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", re.IGNORECASE)
+
+_TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,2}|((?:\btoken=|\bbearer[ .]))[^\s&\"'\\,;]+", re.I)
 
 
 def redacted(url: str) -> str:
@@ -16,3 +18,8 @@ def redacted(url: str) -> str:
     if _URL.match(url):
         return _USER_INFO.sub(r"\1***@", _QUERY.sub(r"\1***", url))
     return _KEYWORD.sub(r"\1***", url)
+
+
+def without_tokens(text: str) -> str:
+    """A text with ``***`` for what looks like a JWT, or stands where a token is given."""
+    return _TOKEN.sub(r"\1***", text)

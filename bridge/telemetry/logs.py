@@ -2,7 +2,8 @@
 
 The log lines of the contract are functions here, one each, so that their wording lives in one place. In JSON a line has
 fields beside its message, for who filters: `fields` gives them to a log call. Nothing is logged at INFO or above for
-each client or event, and what a client sent is never logged: a token may be in it, in the wrong place.
+each client or event, and what a client sent is not logged: a token may be in it, in the wrong place. Where the text of
+an error holds one all the same, it is taken out.
 """
 
 import json
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from bridge.errors import PostgresLost
+from bridge.redaction import without_tokens
 
 log = logging.getLogger("bridge")
 
@@ -25,6 +27,9 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-8s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_tokens(super().format(record))
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
         return _timestamp(record)
@@ -55,7 +60,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in more.items() if name not in line}
         if record.exc_info:
             line["stack"] = self.formatException(record.exc_info)
-        text = json.dumps(line, ensure_ascii=False, default=str).translate(_LINE_BREAKS)
+        text = without_tokens(json.dumps(line, ensure_ascii=False, default=str)).translate(_LINE_BREAKS)
         return text.encode(errors="backslashreplace").decode()  # lone surrogates, as JSON escapes them too
 
 

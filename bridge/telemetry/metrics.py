@@ -151,8 +151,9 @@ class Metrics:
             " process' own LISTEN session to given to all clients' sockets, by way of Redis where the log feeds "
             "them. leg=log_to_delivered: in a process that has no session, from read from Redis to given to the "
             "sockets. leg=received_to_appended: in a listener, from read from PostgreSQL to confirmed by Redis. "
-            "Not in it: the way from the commit to this process (see probe_round_trip_seconds), what waits for "
-            "slow clients, their network, and replays.",
+            "Not in it: the way from the commit to this process (see probe_round_trip_seconds), what waits unread "
+            "in a socket (see loop_delay_seconds), what waits for slow clients, their network, replays, and what "
+            "is read again from the log after a failure.",
             ["leg"],
             buckets=_LATENCY_BUCKETS,
             registry=registry,

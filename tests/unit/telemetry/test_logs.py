@@ -7,13 +7,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from bridge import telemetry
 from bridge.errors import PostgresLost, RedisLost, RedisUnusable
 from bridge.telemetry import fields, setup_logging
+from tests.support.tokens import token
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +147,34 @@ def test_libraries_and_warnings_are_lines_too(capsys: pytest.CaptureFixture[str]
     assert (broken["logger"], broken["message"]) == ("library", "broken\nin two lines \x85\u2028 and more")
     assert old["logger"] == "py.warnings"
     assert "DeprecationWarning: old" in old["message"]
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_token_in_the_text_of_an_error_is_taken_out(
+    log_format: Literal["json", "text"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_logging(log_format, "debug")
+    good = token({"channels": ["a"]})
+    for text in (
+        good,
+        f"/ws?token={good}&x=1",
+        "/ws?token=4711-opaque",
+        f"bearer.{good}",
+        "Authorization: Bearer 4711-x",
+    ):
+        try:
+            raise ValueError(f"cannot read {text!r}, sorry")
+        except ValueError:
+            telemetry.log.exception("A bug: %s", text)
+    said = capsys.readouterr().err
+    assert "cannot read" in said
+    assert "sorry" in said
+    assert "&x=1" in said
+    assert "4711" not in said
+    for part in good.split("."):
+        assert part not in said
+    if log_format == "json":
+        assert len([json.loads(line) for line in said.splitlines()]) == len(texts)
 
 
 def test_what_ends_the_process_is_a_line_in_json(capsys: pytest.CaptureFixture[str]) -> None:
