@@ -76,12 +76,13 @@ class EventList {
     for (let i = 0; i < excess && this.list.lastElementChild; i += 1) this.list.lastElementChild.remove();
     this.list.prepend(...rows.slice(0, ROWS));
     this.empty.hidden = true;
-    const kept = this.list.querySelector('summary[tabindex="0"]') ?? this.list.querySelector("summary");
-    this.stop(kept);
-    if (focused && !this.list.contains(document.activeElement)) kept?.focus();
+    if (focused && this.list.contains(document.activeElement)) return;
+    const newest = this.list.querySelector("summary");
+    this.stop(newest);
+    if (focused) newest?.focus();
   }
 
-  /** One row is the list's stop for the Tab key; arrows go from row to row. */
+  /** One row is the list's stop for the Tab key, the newest until somebody moves on by the arrows. */
   stop(summary) {
     if (!summary) return;
     for (const other of this.list.querySelectorAll('summary[tabindex="0"]')) other.tabIndex = -1;
