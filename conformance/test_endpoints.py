@@ -144,7 +144,10 @@ def test_notify_over_http_is_for_embedded_mode_only(deployment: Deployment) -> N
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
 def test_listeners_say_how_they_are(deployment: Deployment, path: str) -> None:
     """`listen` serves `/health`, `/ready` and `/metrics`."""
-    for place in deployment.listeners:
+    places = [place for place in deployment.listeners if place.url]
+    if not places:
+        pytest.skip("CONFORMANCE_LISTENERS names no URL")
+    for place in places:
         answer = deployment.get(place, path)
         assert answer.status == 200
         if path == "/health":
