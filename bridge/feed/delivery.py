@@ -241,7 +241,7 @@ class Delivery:
     def _announce(self, gap: Gap) -> None:
         between = (gap.after, gap.before, gap.reason)
         log.warning("Gap: notifications between %s and %s may be missing (%s)", *between, extra=_gap_fields(*between))
-        self._metrics.gaps.labels(gap.reason).inc()
+        self._metrics.gaps.labels(gap.reason, "process").inc()
         self.recent_gaps.append(AnnouncedGap(time.time(), gap))
         self._sink([gap])
 

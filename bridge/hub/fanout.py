@@ -119,10 +119,10 @@ class Fanout:
         self.count_lost(others)
 
     def count_lost(self, messages: Iterable[Message]) -> None:
-        """Somebody was told these: count the final gaps among them."""
+        """Single clients were told these: count the final gaps among them."""
         for message in messages:
             if isinstance(message, FinalGap):
-                self._metrics.gaps.labels(message.reason).inc()
+                self._metrics.gaps.labels(message.reason, "client").inc()
 
     def _count(self, deliveries: int, sent_bytes: int) -> None:
         if sent_bytes:

@@ -5,6 +5,7 @@ They live in a registry of their own: two bridges in one process do not mix. Not
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import product
 from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -20,6 +21,7 @@ PREFIX: Final = "notify_bridge_"
 
 Link = Literal["postgres", "redis"]
 MODES: Final = ("redis", "direct", "none")
+GapScope = Literal["process", "client"]
 Refusal = Literal["full", "address", "auth", "forbidden", "origin", "bad_request", "draining", "visitors"]
 
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -79,14 +81,16 @@ class Metrics:
             "How often a client's buffer was full and it began to miss events (BRIDGE_SLOW_CLIENT=gap); it is "
             "told of a gap once it reads again.",
         )
-        self.gaps = counters(
-            "gaps",
-            "reason",
-            get_args(GapReason),
-            "Final gaps, by reason: notifications that could not be brought. What the bridge lost counts once for"
-            " all clients of this process; what one client missed (too slow, away too long, unknown cursor) once "
-            "for it.",
+        self.gaps = Counter(
+            PREFIX + "gaps",
+            "Final gaps, by reason: notifications that could not be brought. scope=process: to this process, told "
+            "once to all its clients. scope=client: to a single client that read too slowly, or came back after too "
+            "long, with an unknown cursor, or over a gap of before; once for each.",
+            ["reason", "scope"],
+            registry=registry,
         )
+        for reason, scope in product(get_args(GapReason), get_args(GapScope)):
+            self.gaps.labels(reason, scope)
         self.switches = counter("switches", "Switches between the log in Redis and PostgreSQL directly, both ways.")
         self.reconnects = counters(
             "reconnects",

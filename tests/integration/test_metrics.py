@@ -165,7 +165,7 @@ def test_while_redis_is_gone(stack: Stack, settings: dict[str, str]) -> None:
                 assert (fallen("link_up", link="postgres"), fallen("link_up", link="redis")) == (1, 0)
                 assert (fallen("pending_gaps"), fallen("switches_total")) == (1, 1)
                 assert (fallen("reconnects_total", link="redis") or 0) >= 1
-                assert fallen("gaps_total", reason="failover") == 0, "a pending gap is no loss"
+                assert fallen("gaps_total", reason="failover", scope="process") == 0, "a pending gap is no loss"
                 send(stack)
                 assert client.next()["pending"] is True
                 assert client.next()["type"] == "notification"
@@ -179,7 +179,7 @@ def test_while_redis_is_gone(stack: Stack, settings: dict[str, str]) -> None:
             back = wait_for(server, lambda now: now("mode", mode="redis") == 1)
             assert (back("pending_gaps"), back("switches_total")) == (0, 2)
             assert back("link_up", link="postgres") is None
-            assert back("gaps_total", reason="failover") == 0
+            assert back("gaps_total", reason="failover", scope="process") == 0
             caught_up = wait_for(listener, lambda now: now("backlog_entries") == 0)
             waited = caught_up(f"{LATENCY}_sum", leg="received_to_appended")
             assert (waited or 0) > 0.05, "what waited for Redis has waited"
@@ -206,8 +206,8 @@ def test_lost_sessions_and_gaps(stack: Stack, settings: dict[str, str]) -> None:
         stack.postgres.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'bridge listener'"
         )
-        found = wait_for(running, lambda now: now("gaps_total", reason="postgres_session_lost"))
-        assert found("gaps_total", reason="postgres_session_lost") == 1
+        found = wait_for(running, lambda now: now("gaps_total", reason="postgres_session_lost", scope="process"))
+        assert found("gaps_total", reason="postgres_session_lost", scope="process") == 1
         assert (found("reconnects_total", link="postgres") or 0) >= 1
         assert [gap["reason"] for gap in running.status()["gaps"]] == ["postgres_session_lost"]
 
@@ -226,13 +226,13 @@ def test_clients_that_come_back_are_counted(stack: Stack, settings: dict[str, st
         assert resumed("replayed_events_total") == 5
         assert resumed("deliveries_total") == before("deliveries_total"), "replays are counted apart"
         assert (resumed("sent_bytes_total") or 0) > (before("sent_bytes_total") or 0)
-        assert resumed("gaps_total", reason="history_trimmed") == 0
+        assert resumed("gaps_total", reason="history_trimmed", scope="client") == 0
         for after, reason in ((ids[0], "history_trimmed"), ("1-1", "unknown_position"), ("?", "unknown_position")):
-            was = scrape(running)("gaps_total", reason=reason) or 0
+            was = scrape(running)("gaps_total", reason=reason, scope="client") or 0
             with running.client(f"/ws?after={after}") as client:
                 gap = client.next()
             assert (gap["type"], gap["reason"]) == ("gap", reason)
-            assert scrape(running)("gaps_total", reason=reason) == was + 1
+            assert scrape(running)("gaps_total", reason=reason, scope="client") == was + 1
 
 
 def test_who_is_turned_away_is_counted(stack: Stack, settings: dict[str, str]) -> None:

@@ -17,7 +17,9 @@ ONLY_A = Subscription(frozenset({"a"}))
 def gaps(hub: Hub) -> dict[str, float]:
     """The final gaps counted so far, by reason."""
     found = hub._metrics.registry.restricted_registry([PREFIX + "gaps_total"]).collect()
-    return {one.labels["reason"]: one.value for metric in found for one in metric.samples if one.value}
+    counted = [one for metric in found for one in metric.samples if one.value]
+    assert all(one.labels["scope"] == "client" for one in counted), "the others are counted where they come from"
+    return {one.labels["reason"]: one.value for one in counted}
 
 
 def final_gaps(*peers: Peer) -> list[str]:

@@ -1,6 +1,7 @@
 """Metrics follow Prometheus' conventions: help, units, bounded labels, and no series that nobody asked for."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import get_args
 
 import pytest
@@ -11,7 +12,7 @@ from bridge import __version__
 from bridge.core.events import GapReason
 from bridge.telemetry import Metrics
 from bridge.telemetry.latency import LEGS
-from bridge.telemetry.metrics import MODES, PREFIX, Link, Refusal, set_or_remove
+from bridge.telemetry.metrics import MODES, PREFIX, GapScope, Link, Refusal, set_or_remove
 
 UNITS = ("seconds", "bytes")
 COUNTED = {
@@ -21,15 +22,15 @@ COUNTED = {
 }  # fmt: skip
 """What is a number of things, whose names say which."""
 STATES = {"build_info", "mode", "link_up", "draining"}
-LABELS: dict[str, tuple[str, set[str]]] = {
-    "gaps": ("reason", set(get_args(GapReason))),
-    "reconnects": ("link", set(get_args(Link))),
-    "refused": ("reason", set(get_args(Refusal))),
-    "mode": ("mode", set(MODES)),
-    "link_up": ("link", set(get_args(Link))),
-    "probe_round_trip_seconds": ("link", set(get_args(Link))),
-    "latency_seconds": ("leg", set(LEGS)),
-    "build_info": ("version", {__version__}),
+LABELS: dict[str, dict[str, set[str]]] = {
+    "gaps": {"reason": set(get_args(GapReason)), "scope": set(get_args(GapScope))},
+    "reconnects": {"link": set(get_args(Link))},
+    "refused": {"reason": set(get_args(Refusal))},
+    "mode": {"mode": set(MODES)},
+    "link_up": {"link": set(get_args(Link))},
+    "probe_round_trip_seconds": {"link": set(get_args(Link))},
+    "latency_seconds": {"leg": set(LEGS)},
+    "build_info": {"version": {__version__}},
 }
 OF_THE_FORMAT = {"le"}
 
@@ -68,20 +69,17 @@ def test_labels_are_few_and_known() -> None:
     for name, family in found.items():
         for sample in family.samples:
             labels = {label: value for label, value in sample.labels.items() if label not in OF_THE_FORMAT}
-            if name not in LABELS:
-                assert labels == {}, name
-            else:
-                label, values = LABELS[name]
-                assert set(labels) == {label}, name
-                assert labels[label] in values, name
+            known = LABELS.get(name, {})
+            assert set(labels) == set(known), name
+            assert all(labels[label] in known[label] for label in labels), name
 
 
 @pytest.mark.parametrize("name", ["gaps", "reconnects", "refused"])
 def test_a_counter_begins_at_zero_for_every_value_of_its_label(name: str) -> None:
     """A rate over a series that appears with its first event misses that event."""
     family = ours(Metrics())[name]
-    label, values = LABELS[name]
-    assert {sample.labels[label] for sample in family.samples} == values
+    expected = {frozenset(zip(LABELS[name], values, strict=True)) for values in product(*LABELS[name].values())}
+    assert {frozenset(sample.labels.items()) for sample in family.samples} == expected
     assert {sample.value for sample in family.samples} == {0.0}
 
 
@@ -95,11 +93,11 @@ def test_there_are_no_created_series() -> None:
 def test_two_processes_in_one_do_not_mix() -> None:
     one, other = Metrics(), Metrics()
     one.received.inc(3)
-    one.gaps.labels("failover").inc()
+    one.gaps.labels("failover", "process").inc()
     one.latency.observers["log_to_delivered"](0.001)
     text = one.text().decode()
     assert "notify_bridge_notifications_received_total 3.0" in text
-    assert 'notify_bridge_gaps_total{reason="failover"} 1.0' in text
+    assert 'notify_bridge_gaps_total{reason="failover",scope="process"} 1.0' in text
     assert 'notify_bridge_latency_seconds_count{leg="log_to_delivered"} 1.0' in text
     assert "notify_bridge_notifications_received_total 0.0" in other.text().decode()
 
