@@ -1,5 +1,6 @@
 """/metrics and /status of real processes on real servers: what they say is what happened, also while Redis is gone."""
 
+import signal
 from collections.abc import Callable
 from typing import get_args
 
@@ -8,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge import __version__
 from bridge.telemetry.metrics import Refusal
+from tests.support.postgres import free_port
 from tests.support.process import BridgeProcess, bridge, wait_until
 from tests.support.stack import Stack
 
@@ -247,3 +249,34 @@ def test_who_is_turned_away_is_counted(stack: Stack, settings: dict[str, str]) -
         found = scrape(running)
         refused = {reason: found("refused_total", reason=reason) for reason in get_args(Refusal)}
         assert refused == dict.fromkeys(refused, 0) | {"bad_request": 3, "full": 1}
+
+
+def test_links_that_cannot_be_opened_are_down(stack: Stack, settings: dict[str, str]) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    away = {
+        "DATABASE_URL": f"postgresql://u@{nobody}/d",
+        "REDIS_URL": f"redis://{nobody}",
+        "BRIDGE_RETRY_SECONDS": "0.1",
+    }
+    for arguments in (("serve",), ("serve", "--no-listener"), ("listen",)):
+        with bridge(settings, *arguments) as running:
+            found = wait_for(running, lambda now: (now("reconnects_total", link="postgres") or 0) > 1)
+            assert found("link_up", link="postgres") == 0
+            assert found("link_up", link="redis") == 0
+            assert found("mode", mode="none") == 1
+            assert found("probe_round_trip_seconds", link="postgres") is None
+            assert found("probe_round_trip_seconds", link="redis") is None
+            assert running.status()["latency"]["p50_ms"] is None
+
+
+def test_while_it_drains(stack: Stack, settings: dict[str, str]) -> None:
+    with bridge(settings | {"BRIDGE_DRAIN_SECONDS": "5"}, "serve") as running:
+        running.wait_until_ready()
+        with running.client(), running.client():
+            running.process.send_signal(signal.SIGTERM)
+            found = wait_for(running, lambda now: now("draining") == 1)
+            running.get("/sse")
+            assert scrape(running)("refused_total", reason="draining") == 1
+            assert found("mode", mode="redis") == 1
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(10) == 0
