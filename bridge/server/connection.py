@@ -149,19 +149,23 @@ class Door:
     async def _judge(self, request: Request, client: str | None, http: HttpConnection) -> Response | Welcome:
         """The answer to a request, or what it is to hear. Under ``/sse`` pages of welcome origins may read answers."""
         if self._notifier is not None and request.path == PATH:
-            reason = self._guard.refusal(request, websocket=False)
-            return await self._notifier.answer(request, http.body) if reason is None else refuse(403, reason)
+            return self._unwelcome(request) or await self._notifier.answer(request, http.body)
         asked = self._ask(request, client)
         if isinstance(asked, Response) and targets_streams(request.path):
             return replace(asked, headers=(*asked.headers, *self._guard.cors(request)))
         return asked
 
-    def _ask(self, request: Request, client: str | None) -> Response | Welcome:
+    def _unwelcome(self, request: Request) -> Response | None:
         websocket = request.upgrades_to_websocket and targets_websockets(request.path)
         reason = self._guard.refusal(request, websocket=websocket)
-        if reason is not None:
-            self._count("origin")
-            return refuse(403, reason)
+        if reason is None:
+            return None
+        self._count("origin")
+        return refuse(403, reason)
+
+    def _ask(self, request: Request, client: str | None) -> Response | Welcome:
+        if (unwelcome := self._unwelcome(request)) is not None:
+            return unwelcome
         if self._clients is None or self._authenticator is None or not targets_clients(request.path):
             return answer(request, self._paths)
         if targets_streams(request.path) and (preflight := self._guard.preflight(request)) is not None:

@@ -29,8 +29,8 @@ function showRoute(status, now) {
 function showStations(status, { postgres = {}, redis = {} }) {
   const source = postgres.state ?? "unknown";
   const log = redis.log === "live" ? "live" : (redis.state ?? redis.log ?? "unknown");
-  station("postgres", source, postgres.round_trip_seconds ? milliseconds(postgres.round_trip_seconds * 1000) : source);
-  station("redis", log, log === "live" && redis.beat_heard_seconds_ago != null ? "log live" : log);
+  station("postgres", source, source === "proven" ? roundTrip(postgres) : source);
+  station("redis", log, log === "live" || log === "writable" ? roundTrip(redis) : log);
   station("direct", status.mode === "direct" ? "live" : "idle", "");
   station("bridge", status.mode === "none" ? "lost" : "live", `${rate(status.rates?.events_per_second)}/s`);
   station("clients", "live", count(status.clients));
@@ -40,6 +40,11 @@ function showStations(status, { postgres = {}, redis = {} }) {
     "aria-label",
     `Events go from PostgreSQL ${way} to ${count(status.clients)} clients. PostgreSQL is ${source}, Redis is ${log}.`,
   );
+}
+
+/** How long a probe took; "live" before the first. */
+function roundTrip(link) {
+  return link.round_trip_seconds ? milliseconds(link.round_trip_seconds * 1000) : "live";
 }
 
 function station(name, state, value) {

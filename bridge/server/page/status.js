@@ -27,6 +27,12 @@ const REDIS_STATES = {
   off: "off",
 };
 
+const LEGS = {
+  received_to_delivered: "PostgreSQL to clients",
+  received_to_appended: "PostgreSQL to Redis",
+  log_to_delivered: "Redis to clients",
+};
+
 const charts = RATES.map(([label, , what]) => new Chart($("rates"), label, what));
 const statusListeners = [];
 
@@ -117,13 +123,14 @@ function linkFacts({ postgres = {}, redis = {} }) {
   const rows = [
     ["PostgreSQL", POSTGRES_STATES[postgres.state] ?? postgres.state ?? "–", postgres.state, [
       postgres.heard_seconds_ago === undefined ? "" : `heard ${ago(postgres.heard_seconds_ago)}`,
-      postgres.round_trip_seconds ? `round trip ${milliseconds(postgres.round_trip_seconds * 1000)}` : "",
+      postgres.round_trip_seconds ? `round trip ${roundTrip(postgres)}` : "",
       postgres.error ?? "",
     ]],
   ];
   if (redis.state !== undefined) {
     rows.push(["Redis", REDIS_STATES[redis.state] ?? redis.state, redis.state, [
       redis.state !== "writable" ? "" : redis.appending ? "this process appends" : "another process appends",
+      redis.state === "writable" && redis.round_trip_seconds ? `round trip ${roundTrip(redis)}` : "",
       redis.backlog_entries ? `${count(redis.backlog_entries)} wait, ${bytes(redis.backlog_bytes)}` : "",
       redis.error ?? "",
     ]]);
@@ -150,7 +157,7 @@ function loadFacts(status) {
   if (status.latency !== undefined) {
     rows.push(["Latency", latency.samples ? `${milliseconds(latency.p50_ms)} median` : "no events yet", "", [
       latency.samples ? `99 % within ${milliseconds(latency.p99_ms)}` : "",
-      latency.samples ? `${count(latency.samples)} samples` : "",
+      LEGS[latency.leg] ?? "",
     ]]);
   }
   if (redis.backlog_entries !== undefined) {
