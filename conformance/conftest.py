@@ -57,10 +57,18 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Started locally there is no reason to skip anything: whoever lacks a program has not checked everything."""
     report = yield
+    report.promise = " ".join((item.function.__doc__ or "").split())  # type: ignore[attr-defined]
     if report.skipped and not hasattr(report, "wasxfail") and given() is None:
         report.outcome = "failed"
         report.longrepr = f"a check that was skipped, though the servers were started here: {report.longrepr}"
     return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """With `-v` each check that passed is followed by the promise that it checks."""
+    if report.when == "call" and report.passed and not hasattr(report, "wasxfail"):
+        return "passed", ".", f"PASSED  {getattr(report, 'promise', '')}"
+    return None
 
 
 @pytest.fixture(scope="session")
@@ -180,7 +188,10 @@ def journey(deployment: Deployment, run: str) -> Begin:
             with writing(deployment.psql, deployment.channels, run, per_second) as writer:
                 journey = Journey(writer, travellers)
                 journey.flow()
-                yield journey
+                try:
+                    yield journey
+                finally:
+                    journey.writer.stop()
         finally:
             for traveller in travellers.values():
                 traveller.end()

@@ -1,12 +1,13 @@
 """The three tests of the seed's runbook, and what the logs say meanwhile."""
 
+import json
 import re
 from collections.abc import Iterator
 
 import pytest
 
 from conformance.lib.deployment import Deployment, LogMark
-from conformance.lib.face import Open
+from conformance.lib.face import Open, OpenSource
 from conformance.lib.phrases import ERROR, IN_DIRECT, IN_REDIS, LOST, RECONNECTING, REDIS_THERE, SWITCH, TO_DIRECT
 from conformance.lib.wait import wait_for
 
@@ -86,6 +87,10 @@ def test_runbook_2_redis_stays_away(whole: Deployment, open_client: Open, outage
         mark.wait_for(*IN_REDIS, seconds=60)
     names = [["bridge listener"]] * len(whole.listeners)
     wait_for(lambda: whole.psql.rows(LISTENING) == names, "no LISTEN but the listeners'")
+    for place in whole.servers:
+        switches = [switch["mode"] for switch in whole.get(place, "/status").json()["switches"]]
+        assert "direct" in switches
+        assert switches[-1] == "redis"
 
 
 @pytest.mark.parametrize("kind", ["node", "browser"])
@@ -117,6 +122,25 @@ def test_runbook_3_websockets_stay_connected(
             assert message["type"] == "filled" or message.get("pending"), message
     assert sorted(numbers) == [1, 2, 3, 4, 5]
     client.silent(0.3)
+
+
+def test_streams_stay_open(whole: Deployment, event_source: OpenSource, outage: Outage, run: str) -> None:
+    """A browser's EventSource stays open through a Redis failure, and gets each event once."""
+    source = event_source(whole.servers[0], f"/sse?where.run={run}")
+    source.until("subscribed")
+    outage.begin()
+    whole.notify("match_change", {"run": run, "n": 1})
+    whole.wait_for_mode("direct")
+    whole.notify("match_change", {"run": run, "n": 2})
+    outage.end()
+    whole.wait_until_healthy()
+    whole.notify("match_change", {"run": run, "n": 3})
+    events: list[dict[str, str]] = []
+    while not events or events[-1]["type"] != "message" or '"n": 3' not in events[-1]["data"]:
+        events.append(source.next(30))
+    numbers = [json.loads(event["data"])["payload"]["n"] for event in events if event["type"] == "message"]
+    assert sorted(numbers) == [1, 2, 3]
+    assert {event["type"] for event in events} <= {"open", "message", "gap", "filled"}
 
 
 def test_a_listener_reconnects_to_redis(whole: Deployment, outage: Outage) -> None:

@@ -16,13 +16,13 @@ import pytest
 
 from conformance.lib import tokens
 from conformance.lib.given import DEFAULT_CHANNELS, Given, Place
-from conformance.lib.local import LISTENERS, REDIS, SERVERS, LocalDeployment
+from conformance.lib.local import LISTENERS, POSTGRES, REDIS, SERVERS, LocalDeployment
 from conformance.lib.tools import Psql, RedisCli
 from conformance.lib.wait import wait_for
 from conformance.lib.web import Answer, request
 
 COMMAND_SECONDS = 120.0
-HEALTHY_SECONDS = 60.0
+HEALTHY_SECONDS = 90.0
 
 
 class Deployment:
@@ -36,15 +36,20 @@ class Deployment:
             self.servers: tuple[Place, ...] = tuple(Place(name, local.urls[name]) for name in SERVERS)
             self.listeners: tuple[Place, ...] = tuple(Place(name, local.urls[name]) for name in LISTENERS)
             self.prefix, self.channels = "pg_notify", tuple(DEFAULT_CHANNELS.split(","))
-            self.redis_name = REDIS
+            self.redis_name, self.postgres_name = REDIS, POSTGRES
         elif given is not None:
             self.servers, self.listeners = given.servers, given.listeners
             self.prefix, self.channels = given.prefix, given.channels
-            self.redis_name = given.redis_name
+            self.redis_name, self.postgres_name = given.redis_name, given.postgres_name
 
     @property
     def is_local(self) -> bool:
         return self._local is not None
+
+    def only_local(self, what: str) -> None:
+        """Skip what a given deployment is not to suffer."""
+        if not self.is_local:
+            pytest.skip(f"{what} is done to servers that were started here alone")
 
     @property
     def has_auth(self) -> bool:

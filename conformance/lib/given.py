@@ -27,6 +27,7 @@ class Given:
     psql: tuple[str, ...] = ()
     redis_cli: tuple[str, ...] = ()
     redis_name: str = "redis"
+    postgres_name: str = "postgres"
     kill: str = ""
     start: str = ""
     stop: str = ""
@@ -48,6 +49,7 @@ def given() -> Given | None:
         _command("CONFORMANCE_PSQL", "psql", os.environ.get("DATABASE_URL", "")),
         _command("CONFORMANCE_REDIS_CLI", "redis-cli -u", os.environ.get("REDIS_URL", "")),
         os.environ.get("CONFORMANCE_REDIS", "redis"),
+        os.environ.get("CONFORMANCE_POSTGRES", "postgres"),
         os.environ.get("CONFORMANCE_KILL", ""),
         os.environ.get("CONFORMANCE_START", ""),
         os.environ.get("CONFORMANCE_STOP", ""),

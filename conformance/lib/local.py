@@ -20,6 +20,7 @@ PAIRS = {"embedded": ("embedded", "valkey"), "debian": ("debian", "redis-debian"
 LISTENERS = ("listener1", "listener2")
 SERVERS = ("server1", "server2")
 REDIS = "redis"
+POSTGRES = "postgres"
 
 
 def pair() -> str:
@@ -60,6 +61,8 @@ class LocalDeployment:
     def kill(self, name: str) -> None:
         if name == REDIS:
             self.redis.kill()
+        elif name == POSTGRES:
+            self.postgres.kill()
         else:
             self.processes[name].bury()
 
@@ -67,6 +70,8 @@ class LocalDeployment:
         """End it as an orchestrator does: SIGTERM, and wait."""
         if name == REDIS:
             self.redis.stop()
+        elif name == POSTGRES:
+            self.postgres.stop()
         else:
             self.processes[name].end()
             self.processes[name].bury()
@@ -74,6 +79,8 @@ class LocalDeployment:
     def start(self, name: str) -> None:
         if name == REDIS:
             self.redis.start()
+        elif name == POSTGRES:
+            self.postgres.start()
         else:
             self.begin(name)
             self.begun(name)

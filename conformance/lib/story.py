@@ -16,7 +16,7 @@ from urllib.parse import quote
 import websockets.exceptions
 import websockets.sync.client
 
-from conformance.lib.tools import Writer
+from conformance.lib.tools import Psql, Writer
 from conformance.lib.wait import wait_for
 
 RETRY_SECONDS = 0.1
@@ -132,6 +132,18 @@ class Journey:
             f"everybody gets {goal}; they have {[t.story.numbers[-1:] for t in self.travellers.values()]}",
             seconds,
         )
+
+    def pause(self) -> None:
+        """Stop writing, until everybody has all."""
+        goal = self.writer.stop()
+        wait_for(
+            lambda: all(goal in traveller.story.numbers[-400:] for traveller in self.travellers.values()),
+            f"everybody gets {goal}",
+        )
+
+    def write_again(self, psql: Psql) -> None:
+        """Go on writing after a pause."""
+        self.writer = self.writer.successor(psql)
 
     def settle(self, final_gaps: int = 0) -> None:
         """Stop writing, wait for what is on its way, and judge. So many final gaps are right for each traveller."""

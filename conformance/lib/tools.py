@@ -136,9 +136,11 @@ class Writer:
     Payloads are ``{"run": RUN, "n": NUMBER}``. A number counts as committed when psql has said so at the end.
     """
 
-    def __init__(self, psql: Psql, run: str, channels: Sequence[str], per_second: float = 100.0) -> None:
+    def __init__(
+        self, psql: Psql, run: str, channels: Sequence[str], per_second: float = 100.0, after: int = 0
+    ) -> None:
         self.run = run
-        self.last = 0
+        self.last = after
         """The newest number that has been handed to psql for good."""
         self._channels = channels
         self._pause_seconds = 1 / per_second
@@ -153,6 +155,10 @@ class Writer:
         )
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
+
+    def successor(self, psql: Psql) -> "Writer":
+        """A writer that goes on after this one, which has stopped."""
+        return Writer(psql, self.run, self._channels, 1 / self._pause_seconds, self.stop())
 
     def stop(self) -> int:
         """End, and return how many numbers were committed: all from 1 on."""
