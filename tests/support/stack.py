@@ -70,7 +70,7 @@ class Reader:
     _news: trio.Event = field(default_factory=trio.Event)
 
     def sink(self, items: Sequence[Item]) -> None:
-        self.items += items
+        self.items += [item for item in items if not _lies_before_the_beginning(item)]
         self._news.set()
 
     @property
@@ -106,6 +106,11 @@ class Reader:
         assert self.feed is not None
         with trio.fail_after(WAIT_SECONDS):
             await self.feed.state.wait_for(lambda state: state.mode != "none")
+
+
+def _lies_before_the_beginning(item: Item) -> bool:
+    """Whether it is a gap that no client is told of that was not elsewhere before."""
+    return isinstance(item, Gap) and item.before is not None and item.after == item.before.beginning
 
 
 async def start_relay(nursery: trio.Nursery, settings: Settings) -> tuple[Relay, trio.CancelScope]:
