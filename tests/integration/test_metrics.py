@@ -253,11 +253,8 @@ def test_who_is_turned_away_is_counted(stack: Stack, settings: dict[str, str]) -
 
 def test_links_that_cannot_be_opened_are_down(stack: Stack, settings: dict[str, str]) -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    away = {
-        "DATABASE_URL": f"postgresql://u@{nobody}/d",
-        "REDIS_URL": f"redis://{nobody}",
-        "BRIDGE_RETRY_SECONDS": "0.1",
-    }
+    settings |= {"DATABASE_URL": f"postgresql://u@{nobody}/d", "REDIS_URL": f"redis://{nobody}"}
+    settings["BRIDGE_RETRY_SECONDS"] = "0.1"
     for arguments in (("serve",), ("serve", "--no-listener"), ("listen",)):
         with bridge(settings, *arguments) as running:
             found = wait_for(running, lambda now: (now("reconnects_total", link="postgres") or 0) > 1)
