@@ -31,6 +31,6 @@ WORKDIR /srv
 USER 10001:10001
 EXPOSE 8000 8001
 # /health is 200 while the process works, also without Redis and PostgreSQL: what restarts the unhealthy must not restart for those.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s --retries=3 CMD ["healthcheck", "/health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=2s --retries=3 CMD ["healthcheck", "/health"]
 ENTRYPOINT ["notify-bridge"]
 CMD ["serve"]
