@@ -75,12 +75,11 @@ async def test_redis_killed_and_back_with_an_own_listener_is_no_gap_at_all(stack
 
 async def test_what_came_while_nobody_heard_comes_late(stack: Stack) -> None:
     """Redis is cut from the worker alone; what was sent before its own session listens is in the log."""
-    settings = stack.settings()
+    settings = stack.settings(redis_timeout_seconds=3)  # so long the worker hears nothing
     async with running_relay(settings), running_reader(settings) as reader:
         await notify(stack, 0, 10)
         await complete(reader, 10)
-        stack.postgres.execute("SELECT pg_terminate_backend(0)")
-        stack.redis.command("CLIENT", "PAUSE", 1500)
+        stack.redis.command("CLIENT", "PAUSE", 5000)
         await notify(stack, 10, 10)
         await reader.mode("direct")
         await notify(stack, 20, 10)
