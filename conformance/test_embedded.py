@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def _locally(deployment: Deployment) -> None:
     assert deployment.settings
 
 
+@contextmanager
+def _another(*arguments: str) -> Iterator[Process]:
+    """Another embedded bridge, whose files no other one shares."""
+    with tempfile.TemporaryDirectory(prefix="conformance-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        process = Process(arguments, {"BRIDGE_PORT": "0"}, path)
+        try:
+            yield process.listening().healthy()
+        finally:
+            process.bury()
+
+
 def _post(process: Process, body: object, **headers: str) -> Answer:
     given = {"Content-Type": "application/json", "Origin": process.url, **headers}
     return request(process.url, "/notify", given, method="POST", body=json.dumps(body).encode())
@@ -71,6 +85,37 @@ def test_doctor_finds_it(embedded: Process, home: Path) -> None:
     """`doctor` on the same machine finds it without settings, and all is well."""
     done = run(home, ["doctor"])
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_listen_alone() -> None:
+    """`listen` with neither set starts embedded servers as well."""
+    with _another("listen") as process:
+        assert re.search(r"INFO .*PostgreSQL.*postgresql://", process.log())
+        assert process.get("/ready").status == 200
+        assert process.end() == 0
+
+
+def test_the_newest_wins(embedded: Process, home: Path) -> None:
+    """Where several run, `notify` and `tail` find the newest running one."""
+    (home / "second").mkdir()
+    settings = {"BRIDGE_PORT": "0", "TMPDIR": "/tmp", "XDG_RUNTIME_DIR": str(home)}
+    second = Process(["serve"], settings, home / "second")
+    tail: Process | None = None
+    try:
+        second.listening().healthy()
+        for found in (second, embedded):
+            tail = Process(["tail", "--json"], {}, home)
+            assert json.loads(tail.line())["type"] == "subscribed"
+            clients = [process.get("/status").json()["clients"] for process in (second, embedded) if process is found]
+            assert clients == [1]
+            tail.end()
+            tail.bury()
+            if found is second:
+                assert second.end() == 0
+    finally:
+        second.bury()
+        if tail is not None:
+            tail.bury()
 
 
 def test_only_its_user_can_read_where_it_is(embedded: Process, home: Path) -> None:
@@ -120,17 +165,12 @@ def test_the_events_channel(embedded: Process, home: Path) -> None:
     client.close()
 
 
-def test_the_data_is_thrown_away(home: Path) -> None:
+def test_the_data_is_thrown_away() -> None:
     """The data is thrown away at exit, and the servers end with the bridge."""
-    with tempfile.TemporaryDirectory(prefix="conformance-") as name:
-        other = Path(name)
-        other.chmod(0o755)
-        process = Process(["serve"], {"BRIDGE_PORT": "0", "TMPDIR": str(other), "XDG_RUNTIME_DIR": str(other)}, other)
-        try:
-            process.listening().healthy()
-            assert process.end() == 0
-        finally:
-            process.bury()
-        wait_for(lambda: {path.name for path in other.iterdir() if path.is_file()} == {"stderr"}, "no file is left")
-        left = [path for path in other.rglob("*") if path.is_file() and path.name != "stderr"]
-        assert left == []
+    with _another("serve") as process:
+        assert process.end() == 0
+        wait_for(lambda: _left(process.home) == ["stderr"], f"no file is left, {_left(process.home)}")
+
+
+def _left(home: Path) -> list[str]:
+    return sorted(path.name for path in home.rglob("*") if path.is_file())

@@ -110,11 +110,12 @@ def test_postgres_is_killed(whole: Deployment, journey: Begin) -> None:
 
 
 def test_each_listener_is_killed_in_turn(whole: Deployment, journey: Begin) -> None:
-    """A listener is killed, appending or not, and another one runs: nobody notices."""
+    """A listener is killed, appending or not, and another one runs: nobody notices, and `pg_notify:events` carries each
+    event once."""
     whole.can_break()
     if len(whole.listeners) < 2:
         pytest.skip("this needs two listeners")
-    with journey() as journeys:
+    with whole.redis_cli.subscribed(f"{whole.prefix}:events") as subscriber, journey() as journeys:
         for place in whole.listeners:
             whole.kill(place.name)
             journeys.flow()
@@ -124,6 +125,10 @@ def test_each_listener_is_killed_in_turn(whole: Deployment, journey: Begin) -> N
             journeys.flow()
         journeys.settle()
         assert all(traveller.connections == 1 for traveller in journeys.travellers.values())
+        payloads = [message["payload"] for message in subscriber.messages()]
+        run = journeys.writer.run
+        published = [payload["n"] for payload in payloads if isinstance(payload, dict) and payload.get("run") == run]
+        assert published == list(range(1, journeys.writer.last + 1))
 
 
 def test_each_server_is_killed_in_turn(whole: Deployment, journey: Begin) -> None:

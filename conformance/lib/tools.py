@@ -112,10 +112,12 @@ class Subscriber:
         self.line()
         return json.loads(self.line())
 
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing more has come."""
-        return self._lines.empty()
+    def messages(self) -> list[Any]:
+        """All that has come and was not taken."""
+        found = []
+        while not self._lines.empty():
+            found.append(self.message())
+        return found
 
     def end(self) -> None:
         self._process.kill()
