@@ -124,17 +124,16 @@ class Gaps:
             lack.lost = lack.lost or lost
         for lacks, clients in cohorts.items():
             ended = [lack for lack in lacks if lack in tied and not lack.ties]
+            told = {lack.gap.bounds: lack for lack in sorted(ended, key=lambda lack: lack.lost is not None)}
             left = lacks
-            told: dict[Bounds, GapReason | None] = {}
-            for lack in ended:
-                left = tuple(one for one in left if one is not lack)
+            for lack in told.values():  # once for all subscriptions, whose cursor shows none of them any more
+                same = tuple(one for one in ended if one.gap.bounds == lack.gap.bounds)
+                left = tuple(one for one in left if one not in same)
                 for client in clients:
                     self._members.lack(client, left)
-                if lack.gap.bounds not in told or (lack.lost and not told[lack.gap.bounds]):
-                    self._fanout.tell(clients, partial(end_message, lack), (lack,))
-                    if lost is None and (here := self._fanout.cursor_of(left)) is not None:
-                        self._fanout.count_lost([end_message(lack, here)])  # else it is where it comes from, for all
-                    told[lack.gap.bounds] = lack.lost
+                self._fanout.tell(clients, partial(end_message, lack), same)
+                if lost is None and (here := self._fanout.cursor_of(left)) is not None:
+                    self._fanout.count_lost([end_message(lack, here)])  # else it is where it comes from, for all
             for lack in left:
                 if lack.replaying and lack.gap.bounds in told:
-                    lack.gap, lack.told = replace(lack.gap, silent=True), told[lack.gap.bounds]
+                    lack.gap, lack.told = replace(lack.gap, silent=True), told[lack.gap.bounds].lost

@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import trio
-from hypothesis import given, note, settings
+from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -248,7 +248,14 @@ OVERLAPPING: list[dict[str | None, Subscription]] = [
 ]
 
 
+ONE_GAP_OF_TWO_SUBSCRIPTIONS: list[Step] = [
+    *(("lose_log", 1, 0), ("open_session", 1, 0), ("go", 3, 0), ("leave", 3, 0), ("go", 3, 1)),
+    *(("join", 1, 0), ("leave", 3, 0)),
+]
+
+
 @given(scenarios(TRAFFIC, FEEDS, MOVES))
+@example(ONE_GAP_OF_TWO_SUBSCRIPTIONS)
 @settings(deadline=None)
 def test_an_event_comes_once_however_many_subscriptions_want_it(steps: list[Step]) -> None:
     scene = run_scene(steps, OVERLAPPING, **ROOMY)
