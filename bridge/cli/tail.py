@@ -121,10 +121,12 @@ def _split(url: str) -> SplitResult:
 
 
 def _default_url(settings: Settings) -> str:
-    """The embedded bridge of this machine, unless settings say where to look."""
+    """The embedded bridge of this machine, unless settings say where to look. Raises SettingsError."""
     bridge = newest(serving=True)
     if bridge is not None and bridge.url and settings.embedded and not settings.model_fields_set & {"host", "port"}:
         return bridge.url
+    if settings.port == 0:
+        raise SettingsError("--url is needed: BRIDGE_PORT (--port) is 0, which says nothing of where a bridge listens")
     host = _ANY_ADDRESS.get(settings.host, settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 

@@ -65,6 +65,10 @@ def test_bad_arguments_are_refused_in_one_line(tmp_path: Path, arguments: list[s
     assert named in refused(tmp_path, *arguments)
 
 
+def test_tail_needs_a_url_where_the_port_says_nothing(tmp_path: Path) -> None:
+    assert refused(tmp_path, "tail", BRIDGE_PORT="0").startswith("Error: --url is needed: BRIDGE_PORT (--port) is 0")
+
+
 def test_a_bad_variable_is_refused_by_its_name(tmp_path: Path) -> None:
     assert refused(tmp_path, "serve", BRIDGE_PORT="abc").startswith("Error: BRIDGE_PORT: 'abc' is not allowed")
     (tmp_path / ".env").write_text("BRIDGE_HISTORY_ENTRIES=none\n")
