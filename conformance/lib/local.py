@@ -92,6 +92,8 @@ class LocalDeployment:
 @contextmanager
 def local_deployment() -> Iterator[LocalDeployment]:
     """Running processes, not yet said to be healthy."""
+    if pair() not in PAIRS:
+        raise RuntimeError(f"CONFORMANCE_PAIR={pair()} is not known; there are {', '.join(PAIRS)}")
     kind, binary_name = PAIRS[pair()]
     binary = next((each for each in rd.BINARIES if each.name == binary_name and each.path), None)
     if binary is None or (kind == "debian" and not (pg._DEBIAN / "postgres").exists()):
