@@ -32,7 +32,9 @@ def settings(stack: Stack, prefix: str, **more: str) -> dict[str, str]:
 
 
 def examined(home: Path, code: int, *arguments: str, **given: str) -> list[dict[str, Any]]:
-    """The findings of one run with this exit code."""
+    """The findings of one run with this exit code. It asks no bridge of this machine but the one that is meant."""
+    if given:
+        given = {"BRIDGE_PORT": str(free_port()), **given}
     done = run(home, ["doctor", "--json", *arguments], **given)
     assert (done.returncode, done.stderr) == (code, ""), done.stdout
     assert PASSWORD not in done.stdout
