@@ -24,6 +24,7 @@ POLICY_VIOLATION: Final = 1008
 TOO_LARGE: Final = 1009
 TOKEN_EXPIRED: Final = 4001
 TOO_SLOW: Final = 4008
+OVERLOADED: Final = 4013
 
 ErrorCode = Literal["bad_message", "unknown_channel", "forbidden", "too_many_subscriptions", "rate_limited"]
 

@@ -176,10 +176,10 @@ class Client:
             self._keep(chunk, sent)
             self.too_slow()
 
-    def too_slow(self) -> None:
-        """Drop what is held: lag, where clients may lose messages, else close with 4008."""
+    def too_slow(self, code: int = TOO_SLOW, reason: str = "resume with after") -> None:
+        """Drop what is held: lag, where clients may lose messages, else close with this code."""
         if not self._buffers.drops:
-            self.end(TOO_SLOW, "resume with after", drop=True)
+            self.end(code, reason, drop=True)
             return
         self._lag()
         for chunk in self._drop_but_half_message():

@@ -15,7 +15,7 @@ from bridge.core.events import Event, Filled, Gap, Past
 from bridge.core.history import History
 from bridge.core.position import Position, Timeline
 from bridge.core.topics import Subscription
-from bridge.core.wire import PING_FRAME, TOO_SLOW, position_json, subscribed_json
+from bridge.core.wire import OVERLOADED, PING_FRAME, TOO_SLOW, position_json, subscribed_json
 from bridge.hub.client import Buffers, Client, State
 from bridge.hub.encoding import Message, encode, lost_messages
 from bridge.hub.fanout import Fanout
@@ -24,6 +24,7 @@ from bridge.hub.lack import Lack
 from bridge.hub.members import Members, Wish
 from bridge.hub.past import tell_past
 from bridge.hub.resume import resume
+from bridge.hub.retry import retry_seconds
 from bridge.telemetry import Metrics, log
 
 TICK_SECONDS = 5.0
@@ -270,7 +271,7 @@ class Hub:
             if self.buffers.total_bytes <= self.buffers.all_bytes:
                 return
             if client.state is State.OPEN:
-                client.too_slow()
+                client.too_slow(OVERLOADED, f"retry={retry_seconds()}")
 
     def _bury(self) -> None:
         """Forget the clients that ended, and say so of the slow ones."""
@@ -278,6 +279,6 @@ class Hub:
         while ended:
             client = ended.pop()
             self.remove(client)
-            if client.close_code == TOO_SLOW:
+            if client.close_code in (TOO_SLOW, OVERLOADED):
                 self._metrics.slow_disconnects.inc()
-                log.debug("A client read too slowly and was disconnected (code 4008)")
+                log.debug("A client read too slowly and was disconnected (code %d)", client.close_code)

@@ -16,7 +16,7 @@ from bridge.core.grants import Grant
 from bridge.core.wire import GOING_AWAY, TOKEN_EXPIRED
 from bridge.hub import Client, Hub
 from bridge.hub.encoding import Protocol
-from bridge.server.drain import retry_seconds
+from bridge.hub.retry import retry_seconds
 from bridge.telemetry import log
 
 EXPIRY_SECONDS = 1.0

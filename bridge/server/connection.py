@@ -15,9 +15,9 @@ import trio
 from trio_websocket import ConnectionClosed
 from wsproto.utilities import ProtocolError
 
+from bridge.hub.retry import retry_seconds
 from bridge.server.auth import Authenticator
 from bridge.server.clients import Clients
-from bridge.server.drain import retry_seconds
 from bridge.server.endpoints import Endpoint, answer
 from bridge.server.guard import Guard
 from bridge.server.http import HEAD_BYTES, HttpConnection, Request, Response, linger, refuse

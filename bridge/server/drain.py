@@ -5,7 +5,6 @@ evenly over `BRIDGE_DRAIN_SECONDS`, and each says when to retry, at random. Who 
 Health checks are answered to the end.
 """
 
-import random
 from collections import deque
 from collections.abc import Iterable
 
@@ -13,12 +12,11 @@ import trio
 
 from bridge.hub import Hub
 from bridge.hub.client import Client, State
+from bridge.hub.retry import retry_seconds
 from bridge.server.limits import Places
 from bridge.telemetry import fields, log
 
 GOING_AWAY = 1001
-RETRY_SECONDS = 5
-"""Clients that are sent away come back after 1 to so many seconds, each at its own time."""
 STEP_SECONDS = 0.05
 LAST_SECONDS = 2.0
 """How long the last ones may take to answer their close frame."""
@@ -50,11 +48,6 @@ async def drain(hub: Hub, places: Places, seconds: float) -> None:
 def send_away(client: Client) -> None:
     """Close with 1001 and a hint when to come back, after all that the client is still to hear."""
     client.end(GOING_AWAY, f"retry={retry_seconds()}")
-
-
-def retry_seconds() -> int:
-    """When a client that is sent away should come back: whole seconds, at random."""
-    return random.randint(1, RETRY_SECONDS)
 
 
 def _open(clients: Iterable[Client]) -> list[Client]:

@@ -14,8 +14,8 @@ from functools import partial
 import trio
 
 from bridge.hub import Client
+from bridge.hub.retry import retry_seconds
 from bridge.server.clients import Clients
-from bridge.server.drain import retry_seconds
 from bridge.server.head import send_head
 from bridge.server.http import Header, Request, Response
 from bridge.server.upgrade import Welcome

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import trio
 
+from bridge.hub.retry import RETRY_SECONDS
 from bridge.server import listener
-from bridge.server.drain import RETRY_SECONDS
 from bridge.server.limits import ALWAYS_AN_ADDRESS, GRACE_SECONDS
 from tests.support.redis import make_certificates
 from tests.support.server import RunningServer, client_frame, happening, running_server, upgrade

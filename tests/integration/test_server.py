@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from bridge.errors import BridgeError
+from bridge.hub.retry import RETRY_SECONDS
 from bridge.server import serve
-from bridge.server.drain import RETRY_SECONDS
 from bridge.settings import Settings
 from tests.support.frames import Message
 from tests.support.server import happening, running_server, upgrade

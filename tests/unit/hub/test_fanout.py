@@ -156,6 +156,7 @@ async def test_shared_bytes_count_once_and_the_fullest_buffer_goes_first() -> No
         assert state(three) is State.OPEN
         assert hub.buffers.total_bytes <= 100_000
         assert numbers(await three.read_count(21)) == list(range(20))
+        assert {peer.client.close_code for peer in (one, two)} == {4013}
     assert sample(hub, "slow_disconnects_total") == 2
 
 
