@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from bridge.hub.client import State
-from bridge.server.drain import LAST_SECONDS, RETRY_SECONDS, STEP_SECONDS, drain
+from bridge.hub.retry import RETRY_SECONDS
+from bridge.server.drain import LAST_SECONDS, STEP_SECONDS, drain
 from bridge.server.limits import Places
 
 
