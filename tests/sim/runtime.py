@@ -21,6 +21,8 @@ from trio.testing import MockClock
 
 current_process: contextvars.ContextVar["Freezer | None"] = contextvars.ContextVar("process", default=None)
 """To be set in the first task of a process."""
+LONGEST_SECONDS = 2000.0
+"""Of virtual time: no run takes a tenth of it."""
 _reschedule = _run.Runner.reschedule
 
 
@@ -71,9 +73,22 @@ def repeatable(seed: int) -> Iterator[random.Random]:
 
 
 def run(seed: int, main: Callable[[random.Random], Awaitable[None]]) -> None:
-    """Run `main` in virtual time, which starts at 0 and jumps whenever nobody can go on."""
+    """Run `main` in virtual time, which starts at 0 and jumps whenever nobody can go on.
+
+    Raises trio.TrioInternalError where it does not end, so that its plan is known.
+    """
+
+    async def watched(choices: random.Random) -> None:
+        trio.lowlevel.spawn_system_task(_end_at, LONGEST_SECONDS)
+        await main(choices)
+
     with repeatable(seed) as choices:
-        trio.run(main, choices, clock=MockClock(autojump_threshold=0))
+        trio.run(watched, choices, clock=MockClock(autojump_threshold=0))
+
+
+async def _end_at(seconds: float) -> None:
+    await trio.sleep(seconds)
+    raise TimeoutError(f"the run has not ended after {seconds:g} s of virtual time")
 
 
 class Agenda:
