@@ -121,16 +121,27 @@ class Deployment:
         return answer["status"], answer["mode"]
 
     def wait_until_healthy(self, seconds: float = HEALTHY_SECONDS) -> None:
-        """Wait until every server says that all is well in Redis mode, and every listener that it works."""
+        """Wait until every server says that all is well in Redis mode, and every listener that it works.
+
+        Where listeners cannot be asked, their sessions are counted.
+        """
         places = [*self.servers, *(place for place in self.listeners if place.url)]
+        counts = len(places) < len(self.servers) + len(self.listeners)
 
         def well() -> bool:
-            return all(self.health(place) == ("ok", "redis") for place in places)
+            return all(self.health(place) == ("ok", "redis") for place in places) and (not counts or self._all_listen())
 
         try:
             wait_for(well, "everything is well again", seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}: {[(place.name, self.health(place)) for place in places]}") from None
+
+    def _all_listen(self) -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'bridge listener'"
+        try:
+            return self.psql.rows(query) == [[str(len(self.listeners))]]
+        except AssertionError:  # PostgreSQL is away
+            return False
 
     def wait_for_mode(self, mode: str, seconds: float = HEALTHY_SECONDS) -> None:
         """Wait until every server is in this mode."""
