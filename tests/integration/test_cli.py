@@ -6,13 +6,13 @@ import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 import trio
-from trio_websocket import WebSocketRequest, serve_websocket
+from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
 
 from bridge import __version__
 from tests.support.cli import SECONDS, command, environment, run
@@ -176,8 +176,9 @@ class FakeBridge:
             )
             return
         connection = await request.accept()
-        for message in self.messages:
-            await connection.send_message(message)
+        with suppress(ConnectionClosed):  # who has heard enough may go
+            for message in self.messages:
+                await connection.send_message(message)
         await self.close.wait()
         self.close = trio.Event()
         await connection.aclose(1001, "retry=1")

@@ -5,6 +5,7 @@ its connections brought is one stream to the oracle.
 """
 
 import http.client
+import itertools
 import json
 import random
 import socket
@@ -258,10 +259,13 @@ def journey(fleet: Fleet, per_second: float = PER_SECOND) -> Iterator[Journey]:
         made.close()
 
 
+_numbers = itertools.count()
+
+
 @pytest.fixture
 def fleet(servers: Servers) -> Iterator[Fleet]:
-    """A listener and two workers without one."""
-    with running_fleet(servers, "resume") as made:
+    """A listener and two workers without one, and a log of their own: nothing of another test has to be continued."""
+    with running_fleet(servers, f"resume{next(_numbers)}") as made:
         made.add("listener", LISTENER)
         made.add("one", WORKER)
         made.add("two", WORKER)
