@@ -122,7 +122,7 @@ def test_sighup_while_it_starts_and_while_it_ends_changes_nothing(settings: dict
         with suppress(ProcessLookupError):
             while running.process.poll() is None:
                 running.process.send_signal(signal.SIGHUP)
-        assert running.process.wait(5) == 0
+        assert running.process.wait(5) == 0, running.log()
 
 
 def test_sighup_ends_nothing(stack: Stack, settings: dict[str, str]) -> None:
