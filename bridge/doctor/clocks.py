@@ -15,7 +15,7 @@ BAD_SECONDS = 60.0
 """Tokens live for minutes: a server so far off refuses good ones, or lets expired ones in."""
 AHEAD_SECONDS = 60.0
 
-_TODO = (
+_REMEDY = (
     "set the clocks by NTP (chrony, systemd-timesyncd); tokens expire by this one, positions begin with PostgreSQL's"
 )
 
@@ -47,13 +47,13 @@ def judge(readings: Sequence[Reading], log_began: float | None, postgres_now: fl
         else:
             level: Level = "bad" if apart >= BAD_SECONDS else "warning"
             text = f"the clock of {one.name} is {milliseconds(apart)} ahead of that of {other.name}"
-            findings.append(Finding(level, "clocks", text, _TODO))
+            findings.append(Finding(level, "clocks", text, _REMEDY))
     if log_began is not None and postgres_now is not None and log_began - postgres_now > AHEAD_SECONDS:
         ahead = milliseconds(log_began - postgres_now)
         text = (
             f"the log began {ahead} in the future by PostgreSQL's clock: the clock was set back, or a failover did it"
         )
-        findings.append(Finding("warning", "clocks", f"{text}; positions go on above it", _TODO))
+        findings.append(Finding("warning", "clocks", f"{text}; positions go on above it", _REMEDY))
     return findings
 
 
