@@ -17,10 +17,18 @@ ANSWER_SECONDS = 120.0
 class LineProcess:
     """Starts the command; ends it, and only it, at the end of the block. A line that begins with `failed` raises."""
 
-    def __init__(self, command: Sequence[str | Path], name: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        name: str,
+        environment: dict[str, str] | None = None,
+        sockets: Sequence[int] = (),
+    ) -> None:
         self.name = name
         self._partial = b""
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, pass_fds=sockets
+        )
 
     @property
     def pid(self) -> int:
