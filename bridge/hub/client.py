@@ -172,6 +172,8 @@ class Client:
         elif self._buffers.drops:
             self._lag()
             self._miss(chunk)
+            if not self._held:
+                self._start_soon(self._recover)
         else:
             self._keep(chunk, sent)
             self.too_slow()

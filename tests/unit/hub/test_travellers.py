@@ -232,7 +232,18 @@ def test_clients_that_read_slowly(steps: list[Step], history_entries: int, drops
     assert complaints(scene) == []
 
 
+BURST_INTO_A_FULL_SOCKET: list[Step] = [
+    ("commit", 0, 9),
+    ("commit", 0, 9),
+    ("go", 0, 0),
+    ("stop", 0, 0),
+    ("work", 0, 0),
+]
+"""More than the client's buffer holds comes at once, and nothing was in it."""
+
+
 @given(scenarios(TRAFFIC, FEEDS, MOVES, READING), st.booleans())
+@example(BURST_INTO_A_FULL_SOCKET, True)
 @settings(deadline=None)
 def test_several_subscriptions(steps: list[Step], drops: bool) -> None:
     wanted: list[dict[str | None, Subscription]] = [{None: ONLY_A, "x": ONLY_B}, {"x": ONLY_A, "y": ONLY_B}]
