@@ -5,8 +5,9 @@
     ├── LinkLost                a connection failed; a supervisor opens it again after a delay
     │   ├── PostgresLost
     │   │   └── PostgresUnusable    reached, but it cannot serve: password, pooler, standby
-    │   └── RedisLost
-    │       └── RedisUnusable       reached, but it cannot serve: password, cluster, not a Redis
+    │   ├── RedisLost
+    │   │   └── RedisUnusable       reached, but it cannot serve: password, cluster, not a Redis
+    │   └── PodLost                 the listener process of the pod does not answer
     ├── LogRefused              Redis answers but does not take writes now (memory, disk, rights)
     └── ForeignLog              the log in Redis belongs to another database
 
@@ -41,6 +42,10 @@ class RedisLost(LinkLost):
 
 class RedisUnusable(RedisLost):
     """Redis answers, but it cannot be used until a person changes something."""
+
+
+class PodLost(LinkLost):
+    """The connection to the listener process of the pod is gone, or could not be opened."""
 
 
 class LogRefused(BridgeError):

@@ -34,4 +34,4 @@ def build_feed(
     else:
         open_session = partial(links.session, "fallback")
         direct = DirectSource(open_session, delivery, settings.retry_seconds, metrics, beside_log=with_redis)
-    return Feed(log, direct, settings.retry_seconds, settings.heartbeat_timeout_seconds, on_change, metrics)
+    return Feed(log, direct, settings.retry_seconds, settings.heartbeat_timeout_seconds, delivery, on_change, metrics)

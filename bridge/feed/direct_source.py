@@ -21,8 +21,8 @@ SPREAD_SECONDS = 0.05
 
 
 class DirectSource:
-    """Sessions one after another. Where something may be missed between two, the log may still bring it if there is one
-    (`beside_log`)."""
+    """Sessions one after another. Where something may be missed between two, another source may still bring it if
+    there is one (`beside_log`): the log, or the listener of the pod."""
 
     def __init__(
         self,
@@ -40,6 +40,9 @@ class DirectSource:
         self._beside_log = beside_log
         self._reason: GapReason = "postgres_session_lost"
         self._sessions: Sessions | None = None
+        self._silent = False
+        self.term: int | None = None
+        """Of the newest session of this run; None before the first one."""
 
     @property
     def view(self) -> Session | None:
@@ -48,8 +51,8 @@ class DirectSource:
     async def run(self, report: Report) -> None:
         """Bring what sessions hear, from the first marker on. Never returns; cancelling closes the session."""
         self._reason = "failover" if self._beside_log else "postgres_session_lost"
+        self._silent, self.term = False, None
         if self._beside_log:
-            self._delivery.open_beside()
             await anyio.sleep(SPREAD_SECONDS * random.random())
         self._sessions = Sessions(
             self._open_session,
@@ -64,12 +67,16 @@ class DirectSource:
             await self._sessions.run()
         finally:
             self._sessions = None
-            self._delivery.close_beside()
+
+    def be_silent(self) -> None:
+        """Deliver nothing more in this run: another source has caught up, and this one is about to be cancelled."""
+        self._silent = True
 
     def _opened(self, report: Report, session: Session) -> None:
         telemetry.connected_to_postgres()
         if self._over:
             return
+        self.term = session.term
         marker = Position(session.term, 0)
         self._delivery.continue_with(marker, self._reason, fillable=self._beside_log)
         self._delivery.passed(marker)
@@ -86,8 +93,8 @@ class DirectSource:
 
     @property
     def _over(self) -> bool:
-        """Whether the log has joined meanwhile, and this source is about to be cancelled."""
-        return self._beside_log and not self._delivery.beside_open
+        """Whether another source has caught up meanwhile, and this one is about to be cancelled."""
+        return self._silent or (self._beside_log and not self._delivery.beside_open)
 
 
 def deliver_heard(delivery: Delivery, heard: Sequence[Heard], digest: str, origin: Origin | None = None) -> None:

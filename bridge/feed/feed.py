@@ -19,7 +19,7 @@ import anyio
 from bridge import telemetry
 from bridge.core.backoff import Backoff
 from bridge.errors import LinkLost, LogRefused, RedisLost, RedisUnusable
-from bridge.feed.delivery import RECENT
+from bridge.feed.delivery import RECENT, Delivery
 from bridge.feed.source import FeedState, LogView, Source
 from bridge.links.openers import Session
 from bridge.telemetry import Metrics, Observable
@@ -47,6 +47,7 @@ class Feed:
         direct: Source,
         retry_seconds: float,
         grace_seconds: float,
+        delivery: Delivery,
         on_change: Callable[[FeedState], None],
         metrics: Metrics,
     ) -> None:
@@ -55,6 +56,7 @@ class Feed:
         self._log = log
         self._direct = direct
         self._grace_seconds = grace_seconds
+        self._delivery = delivery
         self._on_change = on_change
         self._metrics = metrics
         self._log_state: Observable[FeedState] = Observable(FeedState("none"))
@@ -96,10 +98,14 @@ class Feed:
         telemetry.redis_failed(RedisLost(lost))
         telemetry.switching_to_direct()
         self._metrics.switches.inc()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._direct.run, self._report_direct)
-            await self._log_state.wait_for(lambda state: state.mode == "redis")
-            tasks.cancel_scope.cancel()
+        self._delivery.open_beside()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._direct.run, self._report_direct)
+                await self._log_state.wait_for(lambda state: state.mode == "redis")
+                tasks.cancel_scope.cancel()
+        finally:
+            self._delivery.close_beside()
         self._metrics.switches.inc()
         telemetry.switched_to_redis()
 

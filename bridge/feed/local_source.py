@@ -34,6 +34,7 @@ class Tape(Protocol):
     @property
     def last(self) -> Position | None: ...
     def after(self, position: Position, timeline: Timeline) -> int | None: ...
+    def go_on(self, index: int, last: Position | None, timeline: Timeline) -> int: ...
     async def grown(self, index: int) -> None: ...
     def read(self, index: int, count: int) -> Sequence[Heard]: ...
     def run(self, index: int, count: int) -> Sequence[Heard]: ...
@@ -64,16 +65,11 @@ class LocalSource:
 
     async def run(self, report: Report) -> None:
         """Bring what the listener hears. Never returns, never fails: the listener opens its sessions itself."""
-        if self._beside_log:
-            self._delivery.open_beside()
-        else:
+        if not self._beside_log:
             self._listener.draining.set(True)
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch_for_loss, report)
-                await self._follow(report)
-        finally:
-            self._delivery.close_beside()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_for_loss, report)
+            await self._follow(report)
 
     async def _follow(self, report: Report) -> None:
         delivery, tape = self._delivery, self._tape
@@ -86,7 +82,7 @@ class LocalSource:
             await tape.grown(index)
             if self._beside_log and not delivery.beside_open:
                 return  # the log has joined meanwhile, and this source is about to be cancelled
-            index = self._where(index, last)
+            index = tape.go_on(index, last, delivery.timeline)
             heard = tape.run(index, BATCH_ENTRIES)
             if not heard:
                 continue
@@ -111,15 +107,6 @@ class LocalSource:
         if begin >= tape.end and tape.last is not None:
             self._continue_with(tape.last.plus(1))
         return begin
-
-    def _where(self, index: int, last: Position | None) -> int:
-        """Where to go on after `last`: at `index`, unless a full backlog was cut and others have taken its place."""
-        tape = self._tape
-        cut = tape.segments[-1].start if tape.segments else tape.end
-        if last is not None and index > tape.start and [one.position for one in tape.read(index - 1, 1)] != [last]:
-            after = tape.after(last, self._delivery.timeline)
-            return cut if after is None else after
-        return cut if index > tape.end else max(index, tape.start)
 
     def _continue_with(self, first: Position) -> None:
         if self._beside_log:

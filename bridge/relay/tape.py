@@ -140,6 +140,15 @@ class Tape:
                 return segment.start + min(max(0, own.seq + 1 - segment.first_seq), segment.end - segment.start)
         return None
 
+    def go_on(self, index: int, last: Position | None, timeline: Timeline) -> int:
+        """Where to go on after the entry `last`: at `index`, unless a full backlog was cut and others have taken its
+        place, or that entry has left the history."""
+        cut = self.segments[-1].start if self.segments else self.end
+        if last is not None and index > self._start and [one.position for one in self.read(index - 1, 1)] != [last]:
+            after = self.after(last, timeline)
+            return cut if after is None else after
+        return cut if index > self.end else max(index, self._start)
+
     async def grown(self, index: int) -> None:
         """Wait until there is an entry at this index, or until `wake`. Cancelling is harmless."""
         if self.end <= index:

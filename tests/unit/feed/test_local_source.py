@@ -33,6 +33,7 @@ async def test_after_the_log_has_joined_it_is_silent(autojump_clock: trio.testin
     states: list[FeedState] = []
     tape, delivery = Tape(100, 1 << 20), Delivery(sink, Metrics())
     tape.extend([Heard(Position(7, 0), Marker(7, "n", "d", "listener", "p"))])
+    delivery.open_beside()
     source = LocalSource(Listener(), tape, "d", delivery, beside_log=True)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(source.run, states.append)
