@@ -35,6 +35,15 @@ class Ledger:
             return True
         return _add(spans, root.seq, root.seq + 1) == 1
 
+    def claim_run(self, first: Position, count: int) -> int:
+        """Take this position and those that follow it, `count` in all; how many of them were not taken before."""
+        root = self._locate(first)
+        spans = self._spans.setdefault(root.term, [])
+        if spans and spans[-1] == root.seq:
+            spans[-1] += count
+            return count
+        return _add(spans, root.seq, root.seq + count)
+
     def claim_through(self, position: Position) -> None:
         """Take this position and everything before it in its component: nobody wants what is older."""
         root = self._locate(position)

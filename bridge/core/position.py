@@ -9,6 +9,8 @@ session that calls itself *term*. When session *a* hears the marker of session *
 import enum
 import re
 from collections.abc import Iterator
+from functools import partial
+from itertools import repeat
 from typing import NamedTuple, Self
 
 NEWEST_TERMS = 10_000
@@ -49,6 +51,14 @@ class Position(NamedTuple):
     def plus(self, count: int) -> "Position":
         """The position `count` notifications later (earlier, if negative)."""
         return Position(self.term, self.seq + count)
+
+
+_new_position = partial(tuple.__new__, Position)
+
+
+def positions_from(first: Position, count: int) -> Iterator[Position]:
+    """`count` positions of one term, `first` and those that follow it."""
+    return map(_new_position, zip(repeat(first.term), range(first.seq, first.seq + count)))
 
 
 class Relation(enum.Enum):

@@ -119,15 +119,15 @@ class Delivery:
         """Deliver those of these events that are new; what is older than something delivered goes as late."""
         if not batch:
             return
-        newest = self._ledger.newest(batch[0].position.term)
-        if self._holes or self.beside or (newest is not None and batch[0].position <= newest):
+        first, last, count = batch[0].position, batch[-1].position, len(batch)
+        newest = self._ledger.newest(first.term)
+        unbroken = last.seq - first.seq == count - 1 and last.term == first.term
+        if self._holes or self.beside or not unbroken or (newest is not None and first <= newest):
             self._offer_beside(batch, origin)
             return
-        claim = self._ledger.claim
-        fresh = [event for event in batch if claim(event.position)]
-        if fresh:
-            self.position = fresh[-1].position
-            self._sink_events(fresh, origin)
+        self._ledger.claim_run(first, count)  # all of it is newer than anything that was claimed
+        self.position = last
+        self._sink_events(batch, origin)
 
     def passed(self, position: Position) -> None:
         """A position that holds nothing for clients, such as a session's marker."""

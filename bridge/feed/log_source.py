@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import anyio
 
 from bridge import telemetry
-from bridge.core.events import Entry, Event, GapReason
+from bridge.core.events import Entry, Event, GapReason, read_run
 from bridge.core.position import Position
 from bridge.feed.delivery import Delivery, Origin
 from bridge.feed.direct_source import learn
@@ -100,7 +100,7 @@ class LogSource:
         for channel, data in messages:
             if channel == log.live_channel.encode():
                 if self._joined or self._joining_to is not None:
-                    await self._take_live(log, log.live_entries(data), Origin("log_to_delivered", read_at))
+                    await self._take_live(log, data, Origin("log_to_delivered", read_at))
             elif (beat := read_beat(data)) is not None:
                 beaten = True
                 if (self._joined or self._joining_to) and beat.tail is not None and beat.tail != self.tail:
@@ -245,9 +245,13 @@ class LogSource:
         self._delivery.remember(past.before.plus(-1) if floor is None else floor, events)
         return True
 
-    async def _take_live(self, log: Log, entries: Sequence[Entry], origin: Origin) -> None:
+    async def _take_live(self, log: Log, message: bytes, origin: Origin) -> None:
         """Take live entries. Where one does not follow, the stream has it and all after it: XADD comes first."""
-        if not self._take(entries, origin):
+        run = read_run(message.split(b"\n"))  # what nearly every message is
+        if run and self.tail is not None and run[0].position == (self.tail.term, self.tail.seq + 1):
+            self.tail = run[-1].position
+            self._delivery.offer(run, origin)
+        elif not self._take(log.live_entries(message), origin):
             await self._catch_up(log)
 
     async def _catch_up(self, log: Log) -> None:

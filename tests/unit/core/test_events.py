@@ -168,3 +168,32 @@ def test_a_late_event_is_in_order_for_those_to_whom_nothing_newer_has_come(raw: 
 )
 def test_after_a_gap_a_client_stands_before_what_follows(before: Position | None, passed: Position | None) -> None:
     assert Gap(HERE, before, "failover").passed == passed
+
+
+lines = st.one_of(
+    st.builds(
+        lambda seq, channel, raw: events.entry_json(Position(7, seq), Notification(channel, events.payload_json(raw))),
+        st.integers(1, 4),
+        st.sampled_from("ab"),
+        st.binary(max_size=5),
+    ),
+    st.just(events.entry_json(Position(7, 2), Marker(9, "n", "d", "listener", "p"))),
+    st.binary(max_size=20),
+)
+
+
+@given(st.lists(lines, max_size=5), st.integers(1, 3), st.integers(0, 30))
+def test_a_run_of_lines_is_what_each_line_is(given: list[bytes], seq: int, cut: int) -> None:
+    good = [events.entry_json(Position(7, seq + n), Notification("c", b"%d" % n)) for n in range(4)]
+    assert events.read_run(good) == [events.read_entry(line).event for line in good]
+    for some in (given, good[:2] + given, good[1:] + given, [*good, good[-1][:-cut]]):
+        run = events.read_run(some)
+        if run:
+            assert run == [events.read_entry(line).event for line in some]
+            assert [one.position for one in run] == [run[0].position.plus(n) for n in range(len(run))]
+
+
+@pytest.mark.parametrize("ids", [["7-1", "7-3"], ["7-1", "8-2"], ["7-2", "7-1"], ["7-1\\n7-2"], ["7-01", "7-2"], ["x"]])
+def test_what_is_no_run_is_none(ids: list[str]) -> None:
+    assert events.read_run([b'{"type":"notification","id":"%b"}' % one.encode() for one in ids]) == []
+    assert events.read_run([]) == []

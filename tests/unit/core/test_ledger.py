@@ -33,6 +33,18 @@ def test_one_term_against_a_set(steps: list[int | list[int] | tuple[int]]) -> No
     assert (newest and newest.seq) == max(taken, default=None)
 
 
+@given(st.lists(st.tuples(indexes, st.integers(1, 9)), max_size=60))
+def test_a_run_is_claimed_as_each_of_it_is(steps: list[tuple[int, int]]) -> None:
+    timeline = Timeline()
+    timeline.relate(Position(1, 0), Position(2, 5))
+    runs, singles = Ledger(timeline), Ledger(timeline)
+    for seq, count in steps:
+        term = 1 + count % 2
+        new = sum(singles.claim(Position(term, seq + n)) for n in range(count))
+        assert runs.claim_run(Position(term, seq), count) == new
+        assert runs._spans == singles._spans
+
+
 @given(st.data())
 def test_relations_learned_late_join_what_was_claimed_on_both_sides(data: st.DataObject) -> None:
     starts = {1: 0, 2: data.draw(indexes), 3: data.draw(indexes)}
