@@ -4,23 +4,29 @@ setting hopes for.
 Unknown is not healthy: before the first proof a process is `down`. No answer holds payloads or secrets.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import anyio
 
 from bridge import __version__
-from bridge.feed.delivery import Delivery
-from bridge.feed.feed import Feed
-from bridge.feed.source import LogView
-from bridge.hub import Hub
-from bridge.links.openers import Session
-from bridge.rates import Rates
-from bridge.relay.relay import Relay
-from bridge.server.limits import Places
-from bridge.settings import Settings
 from bridge.telemetry import Leg, Metrics, error_text
 from bridge.telemetry.metrics import MODES, PREFIX, set_or_remove
+
+if TYPE_CHECKING:  # a listener process begins sooner without what only servers need
+    from bridge.feed.delivery import Delivery
+    from bridge.feed.feed import Feed
+    from bridge.feed.source import LogView
+    from bridge.hub import Hub
+    from bridge.links.openers import Session
+    from bridge.rates import Rates
+    from bridge.relay.relay import Relay
+    from bridge.server.limits import Places
+    from bridge.settings import Settings
 
 Json = dict[str, object]
 
@@ -145,7 +151,8 @@ class ListenerHealth:
 class ServerHealth:
     """Health of `serve`: events come from a live source. With a listener of its own, that one has to work too.
 
-    While its `places` are closed it drains: it is not ready, but still healthy.
+    So has the listener of its pod, of which `pod_listener_works` knows. While its `places` are closed it drains: it is
+    not ready, but still healthy.
     """
 
     def __init__(
@@ -157,7 +164,9 @@ class ServerHealth:
         relay: RelayHealth | None,
         process: Process,
         places: Places,
+        pod_listener_works: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._pod_listener_works = pod_listener_works
         self._feed = feed
         self._delivery = delivery
         self._hub = hub
@@ -173,11 +182,14 @@ class ServerHealth:
 
     def health(self) -> Json:
         state = self._feed.state.value
-        healthy = state.mode == self._wanted and (self._relay is None or self._relay.working)
+        listener_works = self._pod_listener_works() if self._relay is None else self._relay.working
+        healthy = state.mode == self._wanted and listener_works
         status = "ok" if healthy else "degraded" if state.mode != "none" else "down"
         answer: Json = {"status": status, "mode": state.mode, "clients": self._hub.client_count, **_version()}
         if state.reason:
             answer["reason"] = state.reason
+        elif self._relay is None and not listener_works:
+            answer["reason"] = "the listener of this pod does not work"
         if self._places.closed:
             answer["draining"] = True
         return answer

@@ -11,8 +11,10 @@ that fails with anything but the errors it handles ends the process: a superviso
 """
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -30,7 +32,9 @@ from bridge.server import HealthSource
 from bridge.server import serve as serve_http
 from bridge.server.auth import Authenticator
 from bridge.server.drain import drain
+from bridge.server.endpoints import Ask
 from bridge.server.limits import Places
+from bridge.server.listener import Turns
 from bridge.server.notify import Send
 from bridge.server.tls import open_tls
 from bridge.settings import Settings
@@ -43,6 +47,22 @@ OnListening = Callable[[str], None]
 Signals = AsyncIterator[int]
 
 
+@dataclass(frozen=True)
+class Pod:
+    """What a worker has from its pod, instead of having it alone."""
+
+    listeners: Sequence[socket.socket]
+    places: Places
+    turns: Turns
+    signals: Signals
+    """Orders of the supervisor, as the signals that would mean the same."""
+    listener_works: Callable[[], bool]
+    ask: Ask
+    """What /status and /metrics say of all processes."""
+    introduce: Callable[[HealthSource, Metrics], None]
+    """Called once with what this process says of itself."""
+
+
 def check_files(settings: Settings, *, serves_clients: bool) -> None:
     """Raise SettingsError where the files that settings name cannot be used, before anything is started."""
     open_tls(settings)
@@ -50,11 +70,19 @@ def check_files(settings: Settings, *, serves_clients: bool) -> None:
         Authenticator(settings)
 
 
-async def serve(settings: Settings, *, with_listener: bool, embedded: bool = False, on_listening: OnListening) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    with_listener: bool,
+    embedded: bool = False,
+    on_listening: OnListening,
+    pod: Pod | None = None,
+) -> None:
     """Serve clients until SIGTERM or SIGINT; then drain, end everything in order and return; at once at a second one.
 
     SIGHUP reads certificate and keys again. Raises SettingsError where they cannot be used at the start. `embedded` is
-    true where the database is thrown away at the end, so that the page may send to it.
+    true where the database is thrown away at the end, so that the page may send to it. In a `pod` its supervisor's
+    orders take the place of signals.
     """
     metrics = Metrics()
     links, with_redis = RealLinks(settings), settings.use_redis_notifier
@@ -81,14 +109,17 @@ async def serve(settings: Settings, *, with_listener: bool, embedded: bool = Fal
     rates = Rates(metrics)
     process = Process(settings, metrics, rates, embedded=embedded)
     relay_health = RelayHealth(relay) if relay else None
-    places = Places(settings.max_clients)
-    health = ServerHealth(settings, feed, delivery, hub, relay_health, process, places)
+    places = pod.places if pod else Places(settings.max_clients)
+    listener_works = pod.listener_works if pod else lambda: True
+    health = ServerHealth(settings, feed, delivery, hub, relay_health, process, places, listener_works)
+    if pod:
+        pod.introduce(health, metrics)
 
     async def send(channel: str, payload: str) -> None:
         await notify(settings.conninfo(), channel, [payload])
 
-    server = Server(settings, hub, health, metrics, places, send if embedded else None)
-    with trio.open_signal_receiver(*SIGNALS) as signals:
+    server = Server(settings, hub, health, metrics, places, send if embedded else None, pod)
+    with _signals() if pod is None else nullcontext(pod.signals) as signals:
         async with _running(relay.run) if relay else _running(), _running(feed.run, rates.run):
             await server.run(signals, on_listening)
 
@@ -100,7 +131,7 @@ async def listen(settings: Settings, *, embedded: bool = False, on_listening: On
     rates = Rates(metrics)
     health = ListenerHealth(RelayHealth(relay), Process(settings, metrics, rates, embedded=embedded))
     server = Server(settings, None, health, metrics, Places(settings.max_clients))
-    with trio.open_signal_receiver(*SIGNALS) as signals:
+    with _signals() as signals:
         async with _running(relay.run, rates.run):
             await server.run(signals, on_listening)
 
@@ -116,7 +147,9 @@ class Server:
         metrics: Metrics,
         places: Places,
         send: Send | None = None,
+        pod: Pod | None = None,
     ) -> None:
+        self._pod = pod
         self._settings = settings
         self._hub = hub
         self._health = health
@@ -135,6 +168,9 @@ class Server:
                 tls=self._tls,
                 authenticator=self._authenticator,
                 send=self._send,
+                listeners=self._pod.listeners if self._pod else None,
+                turns=self._pod.turns if self._pod else None,
+                ask_pod=self._pod.ask if self._pod else None,
             )
             host, port = await nursery.start(serve_this, self._settings, self._hub, self._health, self._metrics)
             scheme = "https" if self._tls else "http"
@@ -144,7 +180,8 @@ class Server:
                     self._reload()
                     continue
                 name = signal.Signals(number).name
-                log.info("Received %s, ending", name, extra=fields(signal=name))
+                if self._pod is None:
+                    log.info("Received %s, ending", name, extra=fields(signal=name))
                 if self._hub is None or self._places.closed:
                     break
                 nursery.start_soon(self._drain, self._hub, nursery.cancel_scope)
@@ -160,6 +197,11 @@ class Server:
     async def _drain(self, hub: Hub, everything: trio.CancelScope) -> None:
         await drain(hub, self._places, self._settings.drain_seconds)
         everything.cancel()
+
+
+def _signals() -> AbstractContextManager[Signals]:
+    """Those that this process obeys."""
+    return trio.open_signal_receiver(*SIGNALS)
 
 
 @asynccontextmanager

@@ -54,17 +54,22 @@ def _common(
 def serve(
     *,
     no_listener: Annotated[bool, typer.Option("--no-listener", help="A server only.")] = False,
-    workers: Annotated[str, typer.Option(help="Server processes; only 1 so far.")] = "1",
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="So many server processes on one port, beside one listener process; without it one process does all.",
+        ),
+    ] = None,
     flags: Flags,
 ) -> None:
-    """Listener, publisher, feed and server in one process."""
-    from bridge.cli.run import run_serve
+    """Listener, publisher, feed and server in one process; or in several, with --workers."""
+    from bridge.cli.run import MAX_WORKERS, run_serve
 
-    if not (workers.isascii() and workers.isdecimal()) or int(workers) < 1:
-        raise SettingsError(f"--workers: {workers!r} is not allowed; give a whole number of at least 1")
-    if int(workers) != 1:
-        raise SettingsError(f"--workers={workers} is not supported by this version; only 1 is")
-    run_serve(flags, with_listener=not no_listener)
+    if workers is not None and not (workers.isascii() and workers.isdecimal() and 1 <= int(workers) <= MAX_WORKERS):
+        shown = workers if len(workers) <= 40 else workers[:40] + "…"
+        raise SettingsError(f"--workers: {shown!r} is not allowed; give a whole number from 1 to {MAX_WORKERS}")
+    run_serve(flags, with_listener=not no_listener, workers=int(workers) if workers else None)
 
 
 @app.command()

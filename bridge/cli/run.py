@@ -15,6 +15,7 @@ from bridge.settings import Settings, load, variable
 from bridge.telemetry import error_text, log, setup_logging
 
 LISTEN_PORT = 8001
+MAX_WORKERS = 64
 GARBAGE_THRESHOLDS = (50_000, 20, 10)
 """Objects that may be garbage before Python looks: some megabytes at most."""
 
@@ -23,16 +24,21 @@ Service = Callable[[Settings, Servers | None, OnListening], Awaitable[None]]
 """The embedded servers, where there are any, are those that the settings lead to."""
 
 
-def run_serve(flags: Flags, *, with_listener: bool) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def run_serve(flags: Flags, *, with_listener: bool, workers: int | None = None) -> None:
+    """Serve until SIGTERM or SIGINT: in this process, or as the supervisor of a listener and so many workers."""
     settings = load(flags, serves_clients=True)
     from bridge.service import check_files, serve
 
     check_files(settings, serves_clients=True)
+    serve_this = partial(serve, with_listener=with_listener)
+    if workers is not None:
+        from bridge.pod.supervisor import for_workers, supervise
+
+        for_workers(settings, workers)
+        serve_this = partial(supervise, with_listener=with_listener, workers=workers)
 
     async def service(settings: Settings, servers: Servers | None, on_listening: OnListening) -> None:
-        embedded = servers is not None
-        await serve(settings, with_listener=with_listener, embedded=embedded, on_listening=on_listening)
+        await serve_this(settings, embedded=servers is not None, on_listening=on_listening)
 
     _run(settings, service, serves_clients=True)
 

@@ -18,7 +18,7 @@ from wsproto.utilities import ProtocolError
 from bridge.hub.retry import retry_seconds
 from bridge.server.auth import Authenticator
 from bridge.server.clients import Clients
-from bridge.server.endpoints import Endpoint, answer
+from bridge.server.endpoints import Ask, Endpoint, answer, answer_for_pod, concerns_pod
 from bridge.server.guard import Guard
 from bridge.server.http import HEAD_BYTES, HttpConnection, Request, Response, linger, refuse
 from bridge.server.limits import Lobby, Places, Visitor
@@ -61,7 +61,9 @@ class Door:
         authenticator: Authenticator | None,
         notifier: Notifier | None,
         metrics: Metrics,
+        ask_pod: Ask | None = None,
     ) -> None:
+        self._ask_pod = ask_pod
         self._clients = clients
         self._paths = paths
         self._guard = Guard(settings)
@@ -150,6 +152,8 @@ class Door:
         """The answer to a request, or what it is to hear. Under ``/sse`` pages of welcome origins may read answers."""
         if self._notifier is not None and request.path == PATH:
             return self._unwelcome(request) or await self._notifier.answer(request, http.body)
+        if self._ask_pod is not None and concerns_pod(request):
+            return self._unwelcome(request) or await answer_for_pod(request, self._ask_pod, self._paths)
         asked = self._ask(request, client)
         if isinstance(asked, Response) and targets_streams(request.path):
             return replace(asked, headers=(*asked.headers, *self._guard.cors(request)))

@@ -1,7 +1,7 @@
 """The answers to plain HTTP requests: how the process is, for people and for machines."""
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -13,6 +13,14 @@ METHODS = ("GET", "HEAD")
 
 Json = dict[str, object]
 Endpoint = Callable[[Request], Response]
+Whole = Literal["status", "metrics"]
+Ask = Callable[[Whole], Awaitable[bytes | None]]
+"""What all processes of a pod say together; None where that cannot be had now."""
+
+_WHOLE: Mapping[str, tuple[Whole, bytes]] = {
+    "/status": ("status", b"application/json"),
+    "/metrics": ("metrics", METRICS_CONTENT_TYPE.encode()),
+}
 
 
 class HealthSource(Protocol):
@@ -43,6 +51,18 @@ def endpoints(
         "/status": lambda _: _json(health.status()),
         "/metrics": scrape,
     }
+
+
+def concerns_pod(request: Request) -> bool:
+    """Whether all processes of a pod have to be asked for the answer."""
+    return request.path in _WHOLE and request.method in METHODS
+
+
+async def answer_for_pod(request: Request, ask: Ask, paths: Mapping[str, Endpoint]) -> Response:
+    """The answer to a request that `concerns_pod`; of this process alone where the others cannot be asked."""
+    what, content_type = _WHOLE[request.path]
+    body = await ask(what)
+    return Response(200, body, content_type) if body is not None else answer(request, paths)
 
 
 def answer(request: Request, paths: Mapping[str, Endpoint]) -> Response:

@@ -3,6 +3,8 @@
 import errno
 import os
 import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import trio
 
@@ -12,7 +14,7 @@ from bridge.hub.hub import TICK_SECONDS
 from bridge.server.auth import Authenticator
 from bridge.server.clients import Clients
 from bridge.server.connection import Door
-from bridge.server.endpoints import HealthSource, endpoints
+from bridge.server.endpoints import Ask, HealthSource, endpoints
 from bridge.server.limits import Lobby, Places, prepare_descriptors
 from bridge.server.notify import Notifier, Send
 from bridge.server.tls import DESCRIPTORS_A_CONNECTION, Tls
@@ -44,6 +46,19 @@ _GONE_ALREADY = {
 """Trouble of the one connection that was to be accepted: accept(2)."""
 
 
+class Turns(Protocol):
+    """Who of several processes that share the listening sockets accepts how many connections now."""
+
+    connections: Callable[[], int]
+    """How many this process has open; the server sets it."""
+
+    def note(self) -> None:
+        """Some were accepted."""
+
+    async def quota(self, most: int) -> int:
+        """How many to accept now, from 0 to `most`; may wait a little."""
+
+
 async def serve(
     settings: Settings,
     hub: Hub | None,
@@ -54,18 +69,22 @@ async def serve(
     places: Places | None = None,
     authenticator: Authenticator | None = None,
     send: Send | None = None,
+    listeners: Sequence[socket.socket] | None = None,
+    turns: Turns | None = None,
+    ask_pod: Ask | None = None,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve HTTP and, with a hub, WebSockets and streams of events; reports the bound (host, port). Never returns.
 
-    With a hub there is also the page, which sends NOTIFYs by `send`, if it is given.
+    With a hub there is also the page, which sends NOTIFYs by `send`, if it is given. Processes that share `listeners`
+    take `turns`, and `ask_pod` what they say together.
     What is not given is made from the settings, which raises SettingsError where a file cannot be used. Raises
     BridgeError if the address cannot be bound. Cancelling closes every client with 1001, as far as the kernel takes the
     frame at once, and takes no longer than that (with TLS, than `bridge.server.tls.GOODBYE_SECONDS`).
     """
     max_clients = settings.max_clients if hub else 0
     lobby = Lobby(prepare_descriptors(max_clients, a_connection=DESCRIPTORS_A_CONNECTION if tls else 1))
-    listeners = await open_listeners(settings.host, settings.port)
+    listeners = listeners or await open_listeners(settings.host, settings.port)
     observe = hub.observe if hub else lambda: None
     places = places or Places(settings.max_clients)
     if hub is not None and authenticator is None:
@@ -74,11 +93,13 @@ async def serve(
         clients = Clients(hub, nursery) if hub else None
         notifier = Notifier(hub.channels, authenticator, send) if hub and authenticator else None
         paths = endpoints(health, metrics, observe, with_page=hub is not None)
-        door = Door(settings, clients, paths, lobby, places, tls, authenticator, notifier, metrics)
+        door = Door(settings, clients, paths, lobby, places, tls, authenticator, notifier, metrics, ask_pod)
+        if turns is not None:
+            turns.connections = lambda: lobby.count + places.taken
         if hub is not None:
             nursery.start_soon(_keep_time, hub)
         for listener in listeners:
-            nursery.start_soon(_accept, listener, door, lobby, nursery)
+            nursery.start_soon(_accept, listener, door, lobby, nursery, turns)
         host, port, *_ = listeners[0].getsockname()
         task_status.started((host, port))
 
@@ -110,14 +131,19 @@ def _plain(listener: trio.SocketListener) -> socket.socket:
     return sock
 
 
-async def _accept(listener: socket.socket, door: Door, lobby: Lobby, nursery: trio.Nursery) -> None:
+async def _accept(
+    listener: socket.socket, door: Door, lobby: Lobby, nursery: trio.Nursery, turns: Turns | None
+) -> None:
     """Accept for ever; where descriptors or memory run out, wait for better times and say so now and then."""
     quiet_until = -1.0
     with listener:
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
-                await _accept_some(listener, door, lobby, nursery)
+                count = ACCEPTED_A_TURN if turns is None else await turns.quota(ACCEPTED_A_TURN)
+                await _accept_some(listener, door, lobby, nursery, count)
+                if turns is not None:
+                    turns.note()
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
@@ -128,8 +154,10 @@ async def _accept(listener: socket.socket, door: Door, lobby: Lobby, nursery: tr
                 await trio.sleep(EXHAUSTED_PAUSE_SECONDS)
 
 
-async def _accept_some(listener: socket.socket, door: Door, lobby: Lobby, nursery: trio.Nursery) -> None:
-    for _ in range(ACCEPTED_A_TURN):
+async def _accept_some(
+    listener: socket.socket, door: Door, lobby: Lobby, nursery: trio.Nursery, count: int
+) -> None:
+    for _ in range(count):
         await lobby.room()
         try:
             raw, address = listener.accept()

@@ -23,10 +23,14 @@ _LINE_BREAKS: Final = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.000Z INFO     message``, and a stack trace where there is one."""
+    """``2026-01-31T12:00:00.000Z INFO     message``, and a stack trace where there is one.
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-8s %(message)s")
+    After the message comes `` [process]``, where there are several.
+    """
+
+    def __init__(self, process: str | None = None) -> None:
+        suffix = f" [{process}]" if process else ""
+        super().__init__("%(asctime)s %(levelname)-8s %(message)s" + suffix)
 
     def format(self, record: logging.LogRecord) -> str:
         return without_tokens(super().format(record))
@@ -64,14 +68,22 @@ class JsonFormatter(logging.Formatter):
         return text.encode(errors="backslashreplace").decode()  # lone surrogates, as JSON escapes them too
 
 
-def setup_logging(format: Literal["text", "json"], level: str, **context: object) -> None:  # noqa: A002
+def setup_logging(
+    format: Literal["text", "json"],  # noqa: A002
+    level: str,
+    *,
+    process: str | None = None,
+    **context: object,
+) -> None:
     """Send all logs to standard error: ours from `level` up, those of libraries and Python's warnings from WARNING up.
 
-    `context` goes into every line of JSON; there, an error that ends the process is a line too. Calling it again
-    replaces the earlier choice.
+    `process` names one of several in every line. `context` goes into every line of JSON; there, an error that ends the
+    process is a line too. Calling it again replaces the earlier choice.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(context) if format == "json" else TextFormatter())
+    if process is not None:
+        context["process"] = process
+    handler.setFormatter(JsonFormatter(context) if format == "json" else TextFormatter(process))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(format == "json")
     sys.excepthook = _log_the_end if format == "json" else sys.__excepthook__

@@ -28,7 +28,7 @@ _LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 _APPEND_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
-class _Registry(CollectorRegistry):
+class Registry(CollectorRegistry):
     """Without the ``_created`` series: they double what is stored, and nobody asks for them."""
 
     def collect(self) -> Iterable[Metric]:
@@ -41,7 +41,7 @@ class Metrics:
     """The counters and gauges of one process. Gauges are brought up to date when somebody asks."""
 
     def __init__(self) -> None:
-        self.registry = registry = _Registry()
+        self.registry = registry = Registry()
         self._observers: list[Callable[[], None]] = []
         ProcessCollector(registry=registry)
 

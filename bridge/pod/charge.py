@@ -1,0 +1,170 @@
+"""One child as the supervisor sees it: started, talked with, waited for, and never left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import trio
+
+from bridge.errors import BridgeError, SettingsError
+from bridge.pod import snapshot
+from bridge.pod.assignment import Assignment
+from bridge.pod.control import Control, Kind
+from bridge.pod.member import Failure
+from bridge.pod.merge_status import State
+from bridge.pod.snapshot import Snapshot
+
+LAST_WORDS_SECONDS = 1.0
+"""For what a child told before it ended."""
+
+_ROOT = str(Path(__file__).parents[2])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended. `error` is what it said of that, if anything."""
+
+    pid: int
+    returncode: int
+    was_ready: bool
+    error: BridgeError | None
+
+    def __str__(self) -> str:
+        if self.returncode < 0:
+            try:
+                return f"was ended by {signal.Signals(-self.returncode).name}"
+            except ValueError:
+                return f"was ended by signal {-self.returncode}"
+        return f"ended with code {self.returncode}"
+
+
+class Charge:
+    """One of the supervisor's children, through all its lives."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        descriptors: Sequence[int],
+        told: Callable[["Charge", Kind, bytes], None],
+        answer: Callable[[Kind], Awaitable[bytes]],
+    ) -> None:
+        self.name = assignment.name
+        self.role: Literal["listener", "worker"] = assignment.role
+        self.restarts = 0
+        self.ready = trio.Event()
+        """Whether it works now; a new one for each life."""
+        self.url = ""
+        self.works = False
+        self.snapshot: Snapshot | None = None
+        """The last of this life."""
+        self.silent = False
+        """Whether it did not answer the last question in time."""
+        self._assignment = assignment
+        self._descriptors = tuple(descriptors)
+        self._tell_supervisor = told
+        self._answer = answer
+        self._process: trio.Process | None = None
+        self._control: Control | None = None
+        self._error: BridgeError | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def state(self) -> State:
+        if not self.ready.is_set():
+            return "starting"
+        return "silent" if self.silent else "up"
+
+    async def live(self) -> Ended:
+        """One life: start it and wait for its end. Cancelling kills it."""
+        self.ready, self.works, self.silent, self.snapshot, self._error = trio.Event(), False, False, None, None
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            assignment = replace(self._assignment, control=theirs.fileno())
+            self._control = control = Control(ours, self._told, self._answer)
+            self._process = process = await _start([theirs.fileno(), *self._descriptors])
+        try:
+            async with trio.open_nursery() as nursery:
+                heard_all = trio.Event()
+                nursery.start_soon(_hand_over, process, assignment.to_bytes())
+                nursery.start_soon(_talk, control, heard_all)
+                await process.wait()
+                with trio.move_on_after(LAST_WORDS_SECONDS):
+                    await heard_all.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()  # a killed process ends
+            self._process = self._control = None
+        return Ended(process.pid, process.returncode or 0, self.ready.is_set(), self._error)
+
+    def tell(self, kind: Kind, body: bytes = b"") -> None:
+        if self._control is not None:
+            self._control.tell(kind, body)
+
+    def kill(self) -> None:
+        """End it at once; harmless where it does not run."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def look(self, seconds: float) -> None:
+        """Ask what it says of itself; where it does not answer, what it said before stays."""
+        if self._control is None or not self.ready.is_set():
+            return
+        life = self.ready
+        body = await self._control.ask("snapshot", seconds)
+        if life is not self.ready:
+            return
+        self.silent = body is None
+        if body:
+            self.snapshot = snapshot.decode(body)
+            self.works = self.snapshot.works
+
+    def _told(self, kind: Kind, body: bytes) -> None:
+        if kind == "ready":
+            self.url = body.decode()
+            self.ready.set()
+        elif kind == "failed":
+            failure = msgspec.msgpack.decode(body, type=Failure)
+            self._error = (SettingsError if failure.setting else BridgeError)(f"{self.name}: {failure.text}")
+        elif kind == "works":
+            self.works = bool(body)
+        self._tell_supervisor(self, kind, body)
+
+
+async def _start(descriptors: Sequence[int]) -> trio.Process:
+    """A process in a group of its own, which a terminal's signals do not reach. It writes to our standard error."""
+    path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
+    return await trio.lowlevel.open_process(
+        [sys.executable, "-P", "-m", "bridge.pod.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        pass_fds=descriptors,
+        process_group=0,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
+async def _hand_over(process: trio.Process, assignment: bytes) -> None:
+    assert process.stdin is not None  # noqa: S101 - it was started with a pipe
+    async with process.stdin:
+        with suppress(trio.BrokenResourceError):  # it has ended already, which is noticed elsewhere
+            await process.stdin.send_all(assignment)
+
+
+async def _talk(control: Control, heard_all: trio.Event) -> None:
+    await control.run()
+    heard_all.set()
