@@ -81,7 +81,7 @@ class Pull(msgspec.Struct, frozen=True, tag="pull", array_like=True, forbid_unkn
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", array_like=True, forbid_unknown_fields=True):
-    """Who answers: `digest` names its set of channels, `nonce` the process, whose tape is another one after a restart."""
+    """Who answers: `digest` names its set of channels, `nonce` its process: after a restart the tape is another one."""
 
     version: int
     digest: _Short
@@ -129,8 +129,8 @@ Request = Look | Pull
 Reply = Hello | View | Answer
 
 _encoder = msgspec.msgpack.Encoder()
-_request = msgspec.msgpack.Decoder(Request)
-_reply = msgspec.msgpack.Decoder(Reply)
+_request: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
 class Frames:

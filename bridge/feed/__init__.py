@@ -2,7 +2,8 @@
 
     log in Redis    -> log_source.py    ┐
     LISTEN session  -> direct_source.py ├-> delivery.py (ledger: each once) -> sink
-    own listener    -> local_source.py  ┘
+    own listener    -> local_source.py  ┤
+    pod's listener  -> pod_source.py    ┘
 
 `feed.py` is the switch: the log while it is live, one of the others while it is not. A source brings events in order
 and says when it is live. Sources overlap at every switch, and the delivery's ledger makes that harmless: it drops

@@ -20,6 +20,7 @@ from bridge import telemetry
 from bridge.core.backoff import Backoff
 from bridge.errors import LinkLost, LogRefused, RedisLost, RedisUnusable
 from bridge.feed.delivery import RECENT, Delivery
+from bridge.feed.pod_source import PodSource, PodView
 from bridge.feed.source import FeedState, LogView, Source
 from bridge.links.openers import Session
 from bridge.telemetry import Metrics, Observable
@@ -74,6 +75,11 @@ class Feed:
         """The LISTEN session of the feed itself, where it has one now."""
         view = self._direct.view
         return None if isinstance(view, LogView) else view
+
+    @property
+    def pod_view(self) -> PodView | None:
+        """What is seen of the pod's listener; None where there is none that another process runs."""
+        return self._direct.pod_view if isinstance(self._direct, PodSource) else None
 
     async def run(self) -> None:
         """Never returns. Cancelling closes the sources."""
