@@ -45,6 +45,13 @@ class RelayHealth:
         publisher = self._relay.publisher
         return self._relay.listener.proven and (publisher is None or (publisher.connected and publisher.error is None))
 
+    @property
+    def mode(self) -> str:
+        """How it brings what it hears to workers."""
+        if not self.working:
+            return "none"
+        return "direct" if self._relay.publisher is None else "redis"
+
     def postgres(self) -> Json:
         """The LISTEN session, as its probes saw it."""
         listener = self._relay.listener
@@ -131,20 +138,16 @@ class ListenerHealth:
         return self._relay.working
 
     def health(self) -> Json:
-        return {"status": "ok" if self._relay.working else "down", "mode": self._mode, **_version()}
+        return {"status": "ok" if self._relay.working else "down", "mode": self._relay.mode, **_version()}
 
     def status(self) -> Json:
         return {**self.health(), "links": self._links(), **self._process.status("received_to_appended")}
-
-    @property
-    def _mode(self) -> str:
-        return "redis" if self._relay.working else "none"
 
     def _links(self) -> dict[str, Json]:
         return {"postgres": self._relay.postgres(), "redis": self._relay.redis()}
 
     def _observe(self) -> None:
-        self._process.observe(self._mode, self._links())
+        self._process.observe(self._relay.mode, self._links())
         self._relay.observe(self._process.metrics)
 
 
@@ -237,6 +240,8 @@ class ServerHealth:
             return {"postgres": self._relay.postgres(), "redis": log | self._relay.redis()}
         if session is not None:
             return {"postgres": _session(session), "redis": log}
+        if self._feed.pod_view is not None:  # the pod's listener has one
+            return {"postgres": {"state": "closed"}, "redis": log}
         wanted = self._wanted == "direct" or self._delivery.beside_open
         return {"postgres": {"state": "lost" if wanted else "closed"}, "redis": log}
 

@@ -25,6 +25,7 @@ from bridge.feed.source import FeedState
 from bridge.health import ListenerHealth, Process, RelayHealth, ServerHealth
 from bridge.hub import Buffers, Hub
 from bridge.links.openers import RealLinks
+from bridge.links.pod import OpenPod
 from bridge.links.postgres_notify import notify
 from bridge.rates import Rates
 from bridge.relay.relay import Relay
@@ -61,6 +62,8 @@ class Pod:
     """What /status and /metrics say of all processes."""
     introduce: Callable[[HealthSource, Metrics], None]
     """Called once with what this process says of itself."""
+    open_listener: OpenPod | None
+    """Links to the listener process, where there is one."""
 
 
 def check_files(settings: Settings, *, serves_clients: bool) -> None:
@@ -105,7 +108,7 @@ async def serve(
             hub.set_live(delivery.position)
 
     local = (relay.listener, relay.tape) if relay else None
-    feed = build_feed(settings, links, local, delivery, tell_hub, metrics)
+    feed = build_feed(settings, links, local, delivery, tell_hub, metrics, pod.open_listener if pod else None)
     rates = Rates(metrics)
     process = Process(settings, metrics, rates, embedded=embedded)
     relay_health = RelayHealth(relay) if relay else None

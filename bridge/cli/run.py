@@ -1,7 +1,6 @@
 """`serve` and `listen`: settings, the embedded servers where no database is named, then the service until a signal."""
 
 import contextlib
-import gc
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -11,13 +10,12 @@ from bridge.cli.options import Flags
 from bridge.cli.signals import run_trio
 from bridge.embedded import Servers, started
 from bridge.errors import BridgeError
+from bridge.garbage import collect_garbage_rarely
 from bridge.settings import Settings, load, variable
 from bridge.telemetry import error_text, log, setup_logging
 
 LISTEN_PORT = 8001
 MAX_WORKERS = 64
-GARBAGE_THRESHOLDS = (50_000, 20, 10)
-"""Objects that may be garbage before Python looks: some megabytes at most."""
 
 OnListening = Callable[[str], None]
 Service = Callable[[Settings, Servers | None, OnListening], Awaitable[None]]
@@ -75,19 +73,8 @@ def _run(settings: Settings, service: Service, *, serves_clients: bool) -> None:
             with contextlib.suppress(OSError):
                 print(f"Listening on {url}", flush=True)
 
-        _collect_garbage_rarely()
+        collect_garbage_rarely()
         run_trio(partial(service, settings, servers, on_listening))
-
-
-def _collect_garbage_rarely() -> None:
-    """Clients live long, and hardly anything here is garbage in cycles.
-
-    With Python's own thresholds a crowd that connects makes it look through everything again and again, which takes a
-    third of the time of a handshake.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 def _on_embedded(settings: Settings, servers: Servers) -> Settings:

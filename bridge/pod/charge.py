@@ -22,6 +22,7 @@ from bridge.pod.member import Failure
 from bridge.pod.merge_status import State
 from bridge.pod.snapshot import Snapshot
 
+PATIENCE_SECONDS = 5.0
 LAST_WORDS_SECONDS = 1.0
 """For what a child told before it ended."""
 
@@ -85,19 +86,22 @@ class Charge:
             return "starting"
         return "silent" if self.silent else "up"
 
-    async def live(self) -> Ended:
-        """One life: start it and wait for its end. Cancelling kills it."""
+    async def live(self, after: trio.Event) -> Ended:
+        """One life: start it and wait for its end. Cancelling kills it.
+
+        It gets ready to work at once, and begins after this event (or does not wait for it any longer).
+        """
         self.ready, self.works, self.silent, self.snapshot, self._error = trio.Event(), False, False, None, None
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
             assignment = replace(self._assignment, control=theirs.fileno())
             self._control = control = Control(ours, self._told, self._answer)
-            self._process = process = await _start([theirs.fileno(), *self._descriptors])
+            self._process = process = await _start(self.role, [theirs.fileno(), *self._descriptors])
         try:
             async with trio.open_nursery() as nursery:
                 heard_all = trio.Event()
-                nursery.start_soon(_hand_over, process, assignment.to_bytes())
+                nursery.start_soon(_hand_over, process, assignment.to_bytes(), after)
                 nursery.start_soon(_talk, control, heard_all)
                 await process.wait()
                 with trio.move_on_after(LAST_WORDS_SECONDS):
@@ -145,11 +149,11 @@ class Charge:
         self._tell_supervisor(self, kind, body)
 
 
-async def _start(descriptors: Sequence[int]) -> trio.Process:
+async def _start(role: str, descriptors: Sequence[int]) -> trio.Process:
     """A process in a group of its own, which a terminal's signals do not reach. It writes to our standard error."""
     path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
     return await trio.lowlevel.open_process(
-        [sys.executable, "-P", "-m", "bridge.pod.child"],
+        [sys.executable, "-P", "-m", "bridge.pod.child", role],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         pass_fds=descriptors,
@@ -158,7 +162,9 @@ async def _start(descriptors: Sequence[int]) -> trio.Process:
     )
 
 
-async def _hand_over(process: trio.Process, assignment: bytes) -> None:
+async def _hand_over(process: trio.Process, assignment: bytes, after: trio.Event) -> None:
+    with trio.move_on_after(PATIENCE_SECONDS):
+        await after.wait()
     assert process.stdin is not None  # noqa: S101 - it was started with a pipe
     async with process.stdin:
         with suppress(trio.BrokenResourceError):  # it has ended already, which is noticed elsewhere

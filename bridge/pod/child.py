@@ -1,4 +1,4 @@
-"""A child's process: ``python -m bridge.pod.child``, started by a supervisor alone.
+"""A child's process: ``python -m bridge.pod.child ROLE``, started by a supervisor alone.
 
 It takes no orders from signals but SIGTERM and SIGHUP, which a worker understands as the supervisor's own words: a
 terminal's Ctrl-C, and a service manager that signals everybody, leave the order of the end to the supervisor. Where
@@ -6,9 +6,10 @@ the supervisor is gone, its end of the control channel closes: a worker then dra
 until the workers have ended.
 """
 
-import gc
 import signal
 import sys
+
+from bridge.garbage import collect_garbage_rarely
 
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
@@ -18,22 +19,20 @@ def main() -> int:
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     from bridge.pod.assignment import Assignment
+    from bridge.pod.member import run
 
-    assignment = Assignment.from_stdin()
-    settings = assignment.settings
-    from bridge.telemetry import setup_logging
-
-    setup_logging(settings.log_format, settings.log_level, process=assignment.name, channel_set=settings.digest)
-    if assignment.role == "worker":
+    if sys.argv[1] == "worker":
         from bridge.pod.worker import work as role
     else:
         from bridge.pod.listener import hear as role
     import trio
 
-    from bridge.pod.member import run
+    from bridge.telemetry import setup_logging
 
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 10)
+    assignment = Assignment.from_stdin()  # it may come later: all that takes time is done by then
+    settings = assignment.settings
+    setup_logging(settings.log_format, settings.log_level, process=assignment.name, channel_set=settings.digest)
+    collect_garbage_rarely()
     return trio.run(run, assignment, role)
 
 

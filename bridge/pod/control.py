@@ -8,6 +8,7 @@ is told. Questions have a deadline. The end of the other process is the end of t
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Literal
 
 import msgspec
@@ -55,29 +56,34 @@ class Control:
 
     async def run(self) -> None:
         """Read and write until the other side is gone; then return. Cancelling closes this end."""
-        async with self._stream, trio.open_nursery() as nursery:
-            nursery.start_soon(self._write)
-            try:
-                await self._read(nursery)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-            except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
-                log.error("The processes of this pod do not understand each other: %s", error)
-            nursery.cancel_scope.cancel()
+        try:
+            async with self._stream, trio.open_nursery() as nursery:
+                nursery.start_soon(self._write)
+                try:
+                    await self._read(nursery)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    pass
+                except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
+                    log.error("The processes of this pod do not understand each other: %s", error)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._queued.close()
+            for waiting in self._asked.values():
+                waiting.close()
 
     def tell(self, kind: Kind, body: bytes = b"") -> bool:
         """Tell the other side, in order; False if it has not read for so long that this was dropped."""
         return self._put(_Frame(kind, 0, body))
 
     async def ask(self, kind: Kind, seconds: float) -> bytes | None:
-        """The answer of the other side; None where there is none within so many seconds."""
+        """The answer of the other side; None where there is none within so many seconds, or it is gone."""
         self._numbers += 1
         number = self._numbers
         send, receive = trio.open_memory_channel[bytes](1)
         self._asked[number] = send
         try:
             if self._put(_Frame(kind, number)):
-                with trio.move_on_after(seconds):
+                with trio.move_on_after(seconds), suppress(trio.EndOfChannel):
                     return await receive.receive()
         finally:
             del self._asked[number]
@@ -88,7 +94,7 @@ class Control:
     async def flush(self, seconds: float) -> None:
         """Wait until all that was told is written, for so many seconds at most."""
         written = trio.Event()
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
             await self._queue.send(written)
             await written.wait()
 

@@ -9,6 +9,7 @@ from bridge.links.openers import RealLinks
 from bridge.pod.member import Member, taken
 from bridge.pod.table import Table
 from bridge.rates import Rates
+from bridge.relay.outlet import Outlet
 from bridge.relay.relay import Relay
 from bridge.telemetry import Metrics
 
@@ -26,7 +27,9 @@ async def hear(member: Member) -> None:
     rates = Rates(metrics)
     health = ListenerHealth(relay_health, Process(settings, metrics, rates, embedded=member.assignment.embedded))
     member.observe = lambda: taken(metrics, health.status(), works=relay_health.working)
+    outlet = Outlet(relay, settings.digest, trims=not settings.use_redis_notifier)
     async with trio.open_nursery() as nursery:
+        await nursery.start(outlet.serve, member.assignment.pod_socket)
         nursery.start_soon(relay.run)
         nursery.start_soon(rates.run)
         nursery.start_soon(_say_whether_it_works, member, relay_health)

@@ -113,6 +113,8 @@ class Supervisor:
         self._on_listening = on_listening
         self._listening = False
         """Whether all workers were ready, once."""
+        self._may_begin = {"listener": trio.Event(), "worker": trio.Event()}
+        """The listener begins first, so that its workers find it."""
         self._ending = trio.Event()
         self._limit = trio.CancelScope()
         """Bounds the time for an end that has begun."""
@@ -129,6 +131,7 @@ class Supervisor:
             for charge in self._charges:
                 nursery.start_soon(self._keep, charge)
             nursery.start_soon(self._collector.run)
+            self._may_begin["listener" if self._listener else "worker"].set()
             await self._ending.wait()
             await self._end(self._workers, "drain", self._settings.drain_seconds + LAST_SECONDS + END_SECONDS)
             await self._end([self._listener] if self._listener else [], "end", END_SECONDS)
@@ -154,7 +157,7 @@ class Supervisor:
         try:
             while not self._ending.is_set():
                 began = trio.current_time()
-                ended = await charge.live()
+                ended = await charge.live(self._may_begin[charge.role])
                 self._gone(charge)
                 if self._ending.is_set():
                     return
@@ -198,6 +201,7 @@ class Supervisor:
             for worker in self._workers:
                 worker.tell("works", body)
         elif kind == "ready":
+            self._may_begin["worker"].set()
             if charge.role == "worker" and self._listener is not None:
                 charge.tell("works", b"1" if self._listener.works else b"")
             all_ready = all(each.ready.is_set() for each in self._charges)

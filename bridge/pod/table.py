@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from bridge.server.limits import Places
-
 FRESH_SECONDS = 0.25
 """A worker that has not beaten for so long is taken for stopped: nobody waits for it."""
 BEAT_SECONDS = 0.05
@@ -84,28 +82,3 @@ def new_table(rows: int) -> Iterator[Table]:
         yield table
     finally:
         table.close()
-
-
-class SharedPlaces(Places):
-    """The places of all workers together, as one of them takes and releases them.
-
-    Two workers that take the last place at the same moment both get it. What one address may have is divided.
-    """
-
-    def __init__(self, total: int, table: Table, row: int) -> None:
-        super().__init__(total)
-        self.an_address = -(-self.an_address // table.rows)
-        self._table = table
-        self._row = row
-
-    @property
-    def full(self) -> bool:
-        return self._table.clients() >= self.total
-
-    def take(self, site: str | None) -> None:
-        super().take(site)
-        self._table.set_clients(self._row, self.taken)
-
-    def release(self, site: str | None) -> None:
-        super().release(site)
-        self._table.set_clients(self._row, self.taken)

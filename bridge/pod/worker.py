@@ -1,11 +1,14 @@
 """A worker's work: the whole service without a listener, on sockets that it shares with the other workers."""
 
 import socket
+from functools import partial
 
 import trio
 
+from bridge.links.pod import open_pod
 from bridge.pod.member import Member, taken
-from bridge.pod.table import SharedPlaces, Table
+from bridge.pod.places import SharedPlaces
+from bridge.pod.table import Table
 from bridge.pod.turns import Turns
 from bridge.server.endpoints import HealthSource
 from bridge.service import Pod, serve
@@ -32,6 +35,7 @@ async def work(member: Member) -> None:
         listener_works=lambda: member.listener_works,
         ask=member.ask,
         introduce=introduce,
+        open_listener=partial(open_pod, given.pod_socket) if given.pod_socket is not None else None,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Literal
 
-from bridge.errors import PostgresLost
+from bridge.errors import PodLost, PostgresLost
 from bridge.redaction import without_tokens
 
 log = logging.getLogger("bridge")
@@ -124,7 +124,7 @@ def switched_to_redis() -> None:
 
 def connection_error(error: BaseException, *, first: bool) -> None:
     """A connection failed; with its stack trace when it is the first failure of a row of failures."""
-    link = "postgres" if isinstance(error, PostgresLost) else "redis"
+    link = "postgres" if isinstance(error, PostgresLost) else "pod" if isinstance(error, PodLost) else "redis"
     log.error(
         "Connection error: %s",
         error_text(error),
