@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ class LineProcess:
             raise BenchmarkFailed(f"{self.name}: no answer ({word}) within {seconds:g} s")
         words = line.split()
         if not words or words[0] != word:
-            raise BenchmarkFailed(f"{self.name}: {line.removeprefix('failed ') or 'it ended'}")
+            raise BenchmarkFailed(f"{self.name}: {line.removeprefix('failed ') or self._last_error()}")
         return words[1:]
 
     def ask(self, line: str, word: str, seconds: float = ANSWER_SECONDS) -> list[str]:
@@ -70,12 +71,18 @@ class LineProcess:
             self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+        self._errors.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _last_error(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it ended"
 
     def _line(self, seconds: float) -> str | None:
         assert self._process.stdout is not None
