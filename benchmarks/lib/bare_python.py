@@ -1,4 +1,4 @@
-"""The bare limit in Python: the same as `bare.c`, told by the same lines. `python -m benchmarks.lib.bare_python HEX`."""
+"""The bare limit in Python: as `bare.c`, told by the same lines. `python -m benchmarks.lib.bare_python HEX`."""
 
 import resource
 import socket

@@ -27,8 +27,14 @@ class LineProcess:
     ) -> None:
         self.name = name
         self._partial = b""
+        self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, pass_fds=sockets
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            pass_fds=sockets,
         )
 
     @property

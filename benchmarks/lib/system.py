@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from benchmarks.lib.bridge import Servers, bridge
@@ -17,8 +16,6 @@ from benchmarks.lib.receiver import BRIDGE, ClientForm
 from bridge.core.events import Notification, event
 from bridge.core.position import Position
 from bridge.core.wire import text_frame
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -86,12 +83,13 @@ def local_system(language: Literal["C", "Python", "hub"], together: int) -> Syst
 
     @contextlib.contextmanager
     def start(_: Servers) -> Iterator[Running]:
-        command: list[str | Path] = {
-            "C": [compiled("bare") if language == "C" else "", sample_frame().hex()],
-            "Python": [sys.executable, "-m", "benchmarks.lib.bare_python", sample_frame().hex()],
-            "hub": [sys.executable, "-m", "benchmarks.lib.hub_alone"],
-        }[language]
-        with LineProcess(command, f"bare {language}") as process:
+        frame = sample_frame().hex()
+        commands: dict[str, Callable[[], list[str]]] = {
+            "C": lambda: [str(compiled("bare")), frame],
+            "Python": lambda: [sys.executable, "-m", "benchmarks.lib.bare_python", frame],
+            "hub": lambda: [sys.executable, "-m", "benchmarks.lib.hub_alone"],
+        }
+        with LineProcess(commands[language](), f"bare {language}") as process:
             (port,) = process.answer("listening")
             yield Running(
                 int(port),
