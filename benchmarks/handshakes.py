@@ -1,212 +1,123 @@
-"""How many clients connect per second to one bridge process, and what each of them costs.
+"""How many clients connect per second, all at once as after a deploy, beside bare loops and peers in the same run.
 
-    python benchmarks/handshakes.py [--clients 5000] [--stay SECONDS]
+    python -m benchmarks.handshakes [--clients 5000] [--rounds 5] [--only NAMES] [--no-peers]
 
-Starts `python -m bridge serve` with embedded servers, without Redis, and a child process that opens all connections at
-once, as after a deploy: raw sockets, one `epoll`, a handshake counted when `subscribed` has come. The same child does
-the same to a bare loop that accepts, reads, and answers 101 without a look: the ratio says what the bridge adds to what
-this machine can do at this moment. With `--stay` all clients stay that long, and those still connected are counted.
+A handshake counts when the client was told `subscribed` (a peer's: when its subscription was confirmed, or else the
+handshake answered). The clients are one small program in C, with `--in-flight` connections on their way at any time.
+The bare loops accept, read a request, and answer 101 without a look: what the kernel and the language take for it.
+The systems take turns; a rate is the median of the rounds', a ratio the median of the ratios within a round.
 """
 
 import argparse
 import contextlib
-import multiprocessing
-import os
-import re
-import resource
-import select
-import socket
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext
+from dataclasses import dataclass
 
-HEAD = (
-    b"GET /ws?channel=match_change HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
-SUBSCRIBED = b'"subscribed"'
-BARE_ANSWER = b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + SUBSCRIBED
-BACKLOG = 4096
-CONNECTS_A_TURN = 64
-AT_ONCE = 4000
-"""The kernel's queue holds 4096 (somaxconn); whom it drops comes back a second later, whatever the server does."""
-SECONDS = 120.0
-PING, PONG, CLOSE = b"\x89\x00", b"\x8a\x80\0\0\0\0", 0x88
-SPAWN: SpawnContext = multiprocessing.get_context("spawn")
+from benchmarks.lib.bridge import servers
+from benchmarks.lib.choice import add_choice, chosen, start_all
+from benchmarks.lib.failure import BenchmarkFailed, run
+from benchmarks.lib.fanning import wait_until_quiet
+from benchmarks.lib.machine import server_versions
+from benchmarks.lib.processes import processor_seconds
+from benchmarks.lib.receiver import Receiver
+from benchmarks.lib.result import Result, Target, parser, turn
+from benchmarks.lib.stats import median
+from benchmarks.lib.system import Running, System, bridge_system, local_system
+from benchmarks.lib.table import Cell
+
+WANTED_PER_SECOND = 10_000
+CONNECT_SECONDS = 100.0
+BARE_C, BARE_PYTHON = local_system("C", 1), local_system("Python", 1)
+DIRECT = bridge_system("direct")
+SYSTEMS = (BARE_C, BARE_PYTHON, DIRECT, bridge_system("redis"), bridge_system("direct", 2))
 
 
-def raise_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+@dataclass(frozen=True)
+class Storm:
+    """All have connected."""
 
-
-def connect_all(port: int, count: int, control: Connection) -> None:
-    """Connect so many clients at once; send when each was told `subscribed`, in seconds since the first connect.
-
-    Then they stay and answer pings; for every message on `control`, send how many are still connected.
-    """
-    raise_limit()
-    poll = select.epoll()
-    clients: dict[int, socket.socket] = {}
-    received: dict[int, bytes] = {}
-    times: list[float] = []
-    started = time.monotonic()
-    while len(times) < count and time.monotonic() < started + SECONDS:
-        room = AT_ONCE - (len(clients) - len(times))
-        for _ in range(min(CONNECTS_A_TURN, count - len(clients), room)):
-            client = socket.socket()
-            client.setblocking(False)
-            client.connect_ex(("127.0.0.1", port))
-            clients[client.fileno()] = client
-            poll.register(client, select.EPOLLOUT)
-        for number, events in poll.poll(0 if room > 0 and len(clients) < count else 1.0, 512):
-            client = clients[number]
-            if events & select.EPOLLOUT:
-                client.send(HEAD)
-                poll.modify(number, select.EPOLLIN)
-                continue
-            data = received.get(number, b"") + client.recv(65536)
-            received[number] = data
-            if SUBSCRIBED in data:
-                times.append(time.monotonic() - started)
-                poll.unregister(number)
-            elif not data or b" 101 " not in data:
-                raise SystemExit(f"refused: {data!r}")
-    control.send(times)
-    for number in clients:
-        poll.register(number, select.EPOLLIN)
-    poll.register(control.fileno(), select.EPOLLIN)
-    while True:
-        for number, _ in poll.poll():
-            if number == control.fileno():
-                control.recv()
-                control.send(len(clients))
-            elif not answer(clients[number]):
-                poll.unregister(number)
-                clients.pop(number).close()
-
-
-def answer(client: socket.socket) -> bool:
-    """Read what has come and answer a ping; False where the connection has ended."""
-    try:
-        data = client.recv(65536)
-        if PING in data:
-            client.send(PONG)
-    except OSError:
-        return False
-    return bool(data) and data[0] != CLOSE
-
-
-def serve_bare(ready: Connection) -> None:
-    """Accept, read, answer; nothing else."""
-    raise_limit()
-    listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
-    listener.setblocking(False)
-    ready.send(listener.getsockname()[1])
-    poll = select.epoll()
-    poll.register(listener, select.EPOLLIN)
-    clients: dict[int, socket.socket] = {}
-    while True:
-        for number, _ in poll.poll():
-            if number == listener.fileno():
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        client, _ = listener.accept()
-                        client.setblocking(False)
-                        clients[client.fileno()] = client
-                        poll.register(client, select.EPOLLIN)
-            elif clients[number].recv(65536):
-                clients[number].send(BARE_ANSWER)
-            else:
-                poll.unregister(number)
-                clients.pop(number).close()
-
-
-@contextlib.contextmanager
-def bare_server() -> Iterator[int]:
-    """The port of the bare loop."""
-    here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=serve_bare, args=(there,), daemon=True)
-    process.start()
-    try:
-        yield here.recv()
-    finally:
-        process.kill()
-        process.join()
-
-
-@contextlib.contextmanager
-def bridge(clients: int) -> Iterator[tuple[int, int]]:
-    """Port and process id of a bridge that takes so many clients."""
-    ours = re.compile(r"BRIDGE_|DB_|DATABASE_URL$|REDIS_URL$|PG")
-    environment = {key: value for key, value in os.environ.items() if not ours.match(key)}
-    environment |= {"USE_REDIS_NOTIFIER": "false", "BRIDGE_LOG_LEVEL": "warning", "BRIDGE_DRAIN_SECONDS": "0"}
-    arguments = ["--port", "0", "--max-clients", str(clients)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "serve", *arguments], stdout=subprocess.PIPE, env=environment
-    )
-    try:
-        assert process.stdout is not None
-        found = re.search(rb":(\d+)\n", process.stdout.readline())
-        if found is None:
-            raise SystemExit("the bridge did not start")
-        time.sleep(1.0)  # it has found its source
-        yield int(found[1]), process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def storm(port: int, count: int, stay_seconds: float = 0.0, pid: int | None = None) -> list[float]:
-    """Times of a storm against this port; of a bridge, prints what it costs."""
-    before = resident_bytes(pid) if pid else 0
-    here, there = SPAWN.Pipe()
-    child = SPAWN.Process(target=connect_all, args=(port, count, there), daemon=True)
-    child.start()
-    try:
-        times: list[float] = here.recv()
-        if pid:
-            print(f"memory per client: {(resident_bytes(pid) - before) / count / 1024:.1f} KiB of the server")
-        if stay_seconds:
-            time.sleep(stay_seconds)
-            here.send("how many?")
-            print(f"after {stay_seconds:g} s {here.recv()} of {count} are connected")
-    finally:
-        child.kill()
-        child.join()
-    return times
-
-
-def resident_bytes(pid: int) -> int:
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
-
-
-def report(name: str, times: list[float], count: int) -> float:
-    if len(times) < count:
-        raise SystemExit(f"{name}: only {len(times)} of {count} connected within {SECONDS:g} s")
-    rate = count / times[-1]
-    cuts = statistics.quantiles(times, n=100)
-    print(f"{name:10} {rate:8.0f} handshakes/s   all after {times[-1]:.2f} s, half after {cuts[49]:.2f} s")
-    return rate
+    per_second: float
+    half_seconds: float
+    """Until half of them had."""
+    processor_seconds: float
+    """Of the server, for one client."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=5000)
-    parser.add_argument("--stay", type=float, default=0.0, metavar="SECONDS")
-    options = parser.parse_args()
-    with bare_server() as port:
-        bare = report("bare loop", storm(port, options.clients), options.clients)
-    with bridge(options.clients) as (port, pid):
-        times = storm(port, options.clients, options.stay, pid)
-        rate = report("bridge", times, options.clients)
-    print(f"the bridge makes {rate / bare:.0%} of the bare loop's handshakes")
+    made = parser(__doc__)
+    made.add_argument("--clients", type=int, default=5000)
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--in-flight", type=int, default=1000, help="handshakes on their way; the kernel queues 4096")
+    add_choice(made)
+    options = made.parse_args()
+    storms: dict[str, list[Storm]] = {}
+    failed: dict[str, str] = {}
+    with servers() as on, contextlib.ExitStack() as stack:
+        result = Result("handshakes", "Handshakes", versions=server_versions(*on))
+        running = start_all(chosen(SYSTEMS, options), on, stack, result)
+        for _ in range(options.rounds):
+            for system, each in running.items():
+                if system.name in failed:
+                    continue
+                try:
+                    with turn(options):
+                        storms.setdefault(system.name, []).append(storm(each, options))
+                except BenchmarkFailed as failure:
+                    failed[system.name] = str(failure)
+    result.notes += [f"{name}: {reason}" for name, reason in failed.items()]
+    report(list(running), storms, options, result)
+    result.finish(options)
+
+
+def storm(running: Running, options: argparse.Namespace) -> Storm:
+    """All connect at once, and go when all are there. Raises BenchmarkFailed where one is refused."""
+    count: int = options.clients
+    with Receiver(running.port, running.form, in_flight=options.in_flight) as receiver:
+        before = processor_seconds(running.pids())
+        running.before_connect(count)
+        connected = receiver.connect(count, seconds=CONNECT_SECONDS)
+        running.after_connect()
+        used = processor_seconds(running.pids()) - before
+        receiver.disconnect()
+        running.after_disconnect()
+    wait_until_quiet(running)
+    return Storm(count / connected.seconds, connected.half_seconds, used / count)
+
+
+def report(systems: list[System], storms: dict[str, list[Storm]], options: argparse.Namespace, result: Result) -> None:
+    def against(name: str, other: str) -> float | None:
+        pairs = zip(storms.get(name, ()), storms.get(other, ()), strict=False)
+        return median(one.per_second / two.per_second for one, two in pairs) if storms.get(other) else None
+
+    for system in systems:
+        found = storms.get(system.name)
+        if not found:
+            continue
+        row: dict[str, Cell] = {
+            "system": system.name,
+            "kind": system.kind,
+            "clients": options.clients,
+            "handshakes a second": median(one.per_second for one in found),
+            "fastest": max(one.per_second for one in found),
+            "of the bare Python loop": against(system.name, BARE_PYTHON.name),
+            "of the bare C loop": against(system.name, BARE_C.name),
+            "half connected, s": median(one.half_seconds for one in found),
+            "processor, µs each": median(one.processor_seconds for one in found) * 1e6,
+        }
+        result.rows.append(row)
+    if DIRECT.name in storms:
+        rate = median(one.per_second for one in storms[DIRECT.name])
+        limit = against(DIRECT.name, BARE_PYTHON.name)
+        beside = f"; the bare Python loop is {1 / limit:.1f} times as fast" if limit else ""
+        result.targets.append(
+            Target(
+                "handshakes a second, one process",
+                f"{rate:,.0f}",
+                f"at least {WANTED_PER_SECOND:,}",
+                rate >= WANTED_PER_SECOND,
+                f"the processor time of Python{beside}" if rate < WANTED_PER_SECOND else "",
+            )
+        )
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
