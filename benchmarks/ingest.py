@@ -18,7 +18,7 @@ from benchmarks.lib.machine import server_versions
 from benchmarks.lib.probe import Probe, bare_listen, bare_subscribe, clients, redis_socket
 from benchmarks.lib.processes import processor_seconds
 from benchmarks.lib.result import Result, Target, parser, turn
-from benchmarks.lib.sender import CHANNEL, PAD_BYTES, flood, session, transaction
+from benchmarks.lib.sender import CHANNEL, REST, SUBJECTS, flood, session, transaction
 from benchmarks.lib.stats import median
 from benchmarks.lib.ways import WAYS
 
@@ -27,8 +27,6 @@ WAIT_SECONDS = 60.0
 CONNECTIONS, DEPTH = 4, 50
 """Of the small transactions: PostgreSQL commits those with a NOTIFY one after another, more connections help little."""
 LARGE, SMALL, PUBLISH = "one transaction", "small transactions", "PUBLISH"
-SUBJECTS = 1000
-"""Other values of `match_id` there are not."""
 
 Runs = dict[tuple[str, str, int], list[tuple[float, float]]]
 """By what was sent, through what, and the number of receivers: seconds, and those of a bridge's processors."""
@@ -101,8 +99,7 @@ def commit_each(on: Servers, probe: Probe, count: int, receivers: int) -> float:
 
 def publish(on: Servers, probe: Probe, count: int, receivers: int) -> float:
     """The same payloads, pipelined."""
-    pad = "x" * PAD_BYTES
-    payloads = [f'{{"n":{n},"match_id":{n % SUBJECTS},"pad":"{pad}"}}' for n in range(count)]
+    payloads = [f'{{"n":{n},"match_id":{n % SUBJECTS},{REST}}}' for n in range(count)]
     data = "".join(f"PUBLISH {CHANNEL} '{payload}'\r\n" for payload in payloads).encode()
     probe.reset()
     with redis_socket(on.redis_url) as connection:

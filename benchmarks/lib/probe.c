@@ -5,7 +5,8 @@
  *
  * TARGETS is a file of request targets, one a line, taken in turn. An event is known by `"n":NUMBER` in its payload. Of
  * the first RECORDED clients it notes when each number below CAPACITY came (CLOCK_MONOTONIC, nanoseconds), of all how
- * many came, and how often a number was not the one after the last.
+ * many came, and how often a number was not the one after the last. RECORDED -1: one record for all clients, of when the
+ * last of them got each number.
  *
  * Says `ready NANOSECONDS` when all were told `subscribed`, then obeys lines on standard input:
  *   wait EVENTS SECONDS   answers when so many have come to all clients together, or the time is over
@@ -53,6 +54,7 @@ struct client {
 static enum kind kind;
 static struct client *clients;
 static int count, subscribed, recorded, poll_fd, port, receive_buffer;
+static int64_t *shared; /* the one record of all */
 static int64_t capacity, started, *shaken;
 static char **targets;
 static int target_count;
@@ -94,7 +96,7 @@ static void take(struct client *client, const char *at, const char *end, int64_t
     if (number != client->last + 1) disorder++;
     client->last = number;
     if (client->times && number < capacity) {
-        if (client->times[number]) repeated++;
+        if (client->times[number] && !shared) repeated++;
         else client->times[number] = when;
     }
     if (kind != RAW && memmem(at, end - at, "\"late\":true", 11)) late++;
@@ -278,8 +280,9 @@ static void write_file(const char *path, const int64_t *values, size_t number, i
 static void reset(void) {
     for (int i = 0; i < count; i++) {
         if (clients[i].state == READING) clients[i].last = -1;
-        if (clients[i].times) memset(clients[i].times, 0, capacity * sizeof(int64_t));
+        if (i < recorded) memset(clients[i].times, 0, capacity * sizeof(int64_t));
     }
+    if (shared) memset(shared, 0, capacity * sizeof *shared);
     events = disorder = repeated = late = gaps = bytes = last_ns = 0;
 }
 
@@ -293,6 +296,7 @@ static void obey(char *line) {
         return;
     }
     if (!strcmp(line, "reset")) reset();
+    else if (sscanf(line, "dump %3999s", path) == 1 && shared) write_file(path, shared, capacity, 0);
     else if (sscanf(line, "dump %3999s", path) == 1)
         for (int i = 0; i < recorded; i++) write_file(path, clients[i].times, capacity, i > 0);
     else if (sscanf(line, "handshakes %3999s", path) == 1) write_file(path, shaken, count, 0);
@@ -342,8 +346,10 @@ static void prepare(int number) {
     buffer = malloc(2 * READ_BYTES);
     if (!clients || !shaken || !buffer) fail("memory");
     if (recorded > count) recorded = count;
+    if (recorded < 0 && !(shared = calloc(capacity, sizeof *shared))) fail("memory");
     for (int i = 0; i < count; i++) {
         clients[i].last = -2; /* the head of the answer has not come */
+        clients[i].times = shared;
         if (i < recorded && !(clients[i].times = calloc(capacity, sizeof(int64_t)))) fail("memory");
     }
 }

@@ -1,11 +1,11 @@
 /* Sends notifications to PostgreSQL, each its own transaction, and notes when: right before its bytes leave.
  *
- *   sender paced FD CHANNEL COUNT PAD FILE PER_SECOND      on an absolute schedule, never waiting for an answer
- *   sender flood FD[,FD…] CHANNEL COUNT PAD FILE DEPTH     as fast as it goes, at most DEPTH unanswered on a connection
+ *   sender paced FD CHANNEL COUNT SUBJECTS REST FILE PER_SECOND    on an absolute schedule, waiting for no answer
+ *   sender flood FD[,FD…] CHANNEL COUNT SUBJECTS REST FILE DEPTH   as fast as it goes, at most DEPTH unanswered on each
  *
  * The sockets are sessions that somebody else opened (authenticated, idle, without TLS). The payloads are
- * {"n":0,"match_id":0,"pad":"xx…"} and so on, `match_id` modulo 1000. FILE gets the times (int64, CLOCK_MONOTONIC,
- * nanoseconds). Ends when all are committed, and says `sent NANOSECONDS` from the first to the last answer.
+ * {"n":0,"match_id":0,REST} and so on, `match_id` modulo SUBJECTS. FILE gets the times (int64, CLOCK_MONOTONIC,
+ * nanoseconds). Ends when all are committed.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -34,8 +34,8 @@ struct session {
 static struct session sessions[SESSIONS];
 static int session_count;
 static long answered;
-static char pad[8001];
-static const char *channel;
+static const char *channel, *rest;
+static long subjects;
 
 static int64_t now_ns(void) {
     struct timespec now;
@@ -49,8 +49,8 @@ static void fail(const char *what) {
 }
 
 static size_t query(char *out, size_t room, long number) {
-    int size = snprintf(out + 5, room - 5, "SELECT pg_notify('%s','{\"n\":%ld,\"match_id\":%ld,\"pad\":\"%s\"}')",
-                        channel, number, number % 1000, pad);
+    int size = snprintf(out + 5, room - 5, "SELECT pg_notify('%s','{\"n\":%ld,\"match_id\":%ld,%s}')", channel,
+                        number, number % subjects, rest);
     if (size < 0 || (size_t)size >= room - 5) fail("a payload is too long");
     uint32_t length = htonl(size + 5);
     out[0] = 'Q';
@@ -145,21 +145,20 @@ static void flood(long count, long depth, int64_t *sent) {
 }
 
 int main(int arguments, char **argument) {
-    if (arguments != 8) { errno = EINVAL; fail("arguments"); }
+    if (arguments != 9) { errno = EINVAL; fail("arguments"); }
     prctl(PR_SET_TIMERSLACK, 1);
     for (char *each = strtok(argument[2], ","); each && session_count < SESSIONS; each = strtok(NULL, ","))
         sessions[session_count++].fd = atoi(each);
     channel = argument[3];
-    long count = atol(argument[4]), pad_size = atol(argument[5]);
-    memset(pad, 'x', pad_size < 8000 ? pad_size : 8000);
+    long count = atol(argument[4]);
+    subjects = atol(argument[5]);
+    rest = argument[6];
     int64_t *sent = calloc(count, sizeof *sent);
     if (!sent) fail("memory");
-    if (!strcmp(argument[1], "paced")) paced(count, atof(argument[7]), sent);
-    else flood(count, atol(argument[7]), sent);
+    if (!strcmp(argument[1], "paced")) paced(count, atof(argument[8]), sent);
+    else flood(count, atol(argument[8]), sent);
     while (answered < count) wait_for_any(10000);
-    int64_t ended = now_ns();
-    FILE *file = fopen(argument[6], "wb");
-    if (!file || fwrite(sent, sizeof *sent, count, file) != (size_t)count || fclose(file)) fail(argument[6]);
-    printf("sent %ld\n", (long)(ended - sent[0]));
+    FILE *file = fopen(argument[7], "wb");
+    if (!file || fwrite(sent, sizeof *sent, count, file) != (size_t)count || fclose(file)) fail(argument[7]);
     return 0;
 }

@@ -17,8 +17,10 @@ from benchmarks.lib.compiled import compiled
 from benchmarks.lib.failure import BenchmarkFailed
 
 CHANNEL = "match_change"
-PAD_BYTES = 30
-"""Makes payloads of some 60 bytes."""
+SUBJECTS = 1000
+"""Other values of `match_id` there are not, unless somebody asks for more."""
+REST = '"clock":"11:42","quarter":3,"home":24'
+"""Makes payloads of some 60 bytes: `{"n":0,"match_id":0,REST}`."""
 SEND_SECONDS = 120.0
 
 Session: TypeAlias = "psycopg.Connection[tuple[object, ...]]"
@@ -41,13 +43,12 @@ def sessions(database_url: str, count: int) -> Iterator[list[Session]]:
 class Sending:
     """A sender at work, in a process of its own."""
 
-    def __init__(self, how: str, opened: Sequence[Session], *rest: object) -> None:
+    def __init__(self, how: str, opened: Sequence[Session], count: int, subjects: int, rest: str, last: float) -> None:
         self._directory = tempfile.TemporaryDirectory()
         self._path = Path(self._directory.name) / "times"
         numbers = [each.fileno() for each in opened]
-        count, pad_bytes, last = rest
-        command = [compiled("sender"), how, ",".join(map(str, numbers)), CHANNEL, count, pad_bytes, self._path, last]
-        self._process = subprocess.Popen(list(map(str, command)), pass_fds=numbers, stdout=subprocess.DEVNULL)
+        arguments = [how, ",".join(map(str, numbers)), CHANNEL, count, subjects, rest, self._path, last]
+        self._process = subprocess.Popen([compiled("sender"), *map(str, arguments)], pass_fds=numbers)
 
     def wait(self, seconds: float = SEND_SECONDS) -> Times:
         """Until all are committed; when each left, as nanoseconds of CLOCK_MONOTONIC."""
@@ -62,24 +63,24 @@ class Sending:
             return read_times(self._path)
 
 
-def paced(database_url: str, count: int, per_second: float, pad_bytes: int = PAD_BYTES) -> Times:
+def paced(database_url: str, count: int, per_second: float, *, subjects: int = SUBJECTS, rest: str = REST) -> Times:
     """Send on an absolute schedule, each its own transaction; when each left."""
     with session(database_url) as opened:
-        return Sending("paced", [opened], count, pad_bytes, per_second).wait()
+        return Sending("paced", [opened], count, subjects, rest, per_second).wait()
 
 
-def flood(database_url: str, count: int, connections: int, depth: int, pad_bytes: int = PAD_BYTES) -> Times:
+def flood(database_url: str, count: int, connections: int, depth: int) -> Times:
     """Send as fast as PostgreSQL takes them, each its own transaction, `depth` unanswered on each connection."""
     with sessions(database_url, connections) as opened:
-        return Sending("flood", opened, count, pad_bytes, depth).wait()
+        return Sending("flood", opened, count, SUBJECTS, REST, depth).wait()
 
 
-def transaction(opened: Session, count: int, pad_bytes: int = PAD_BYTES) -> None:
+def transaction(opened: Session, count: int, *, subjects: int = SUBJECTS, rest: str = REST) -> None:
     """All of one transaction, up to its COMMIT, which is left to the caller."""
-    payload = """'{"n":' || n || ',"match_id":' || n % 1000 || ',"pad":"' || repeat('x', %s) || '"}'"""
-    query = f"SELECT count(pg_notify(%s, {payload.replace('% 1000', '%% 1000')})) FROM generate_series(0, %s) AS n"
+    payload = """'{"n":' || n || ',"match_id":' || n %% %s || ',' || %s || '}'"""
+    query = f"SELECT count(pg_notify(%s, {payload})) FROM generate_series(0, %s) AS n"
     opened.execute(b"BEGIN")
-    opened.execute(query.encode(), (CHANNEL, pad_bytes, count - 1))
+    opened.execute(query.encode(), (CHANNEL, subjects, rest, count - 1))
 
 
 def read_times(path: Path) -> Times:
