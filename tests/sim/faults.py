@@ -8,7 +8,7 @@ import trio
 from tests.sim.plan import Step
 from tests.sim.process import Process
 from tests.sim.redis_data import Stream
-from tests.sim.wire import USUAL_DELAY_SECONDS, Path
+from tests.sim.wire import USUAL_DELAY_SECONDS, Path, Wire
 from tests.sim.world import ALL_CHANNELS, World
 
 KEYS = (b":log", b":meta", b":terms", b":beat")
@@ -89,6 +89,23 @@ class Faults:
     def _slow(self, step: Step, path: Path) -> None:
         path.delay_seconds = 0.01 * (1 + step.much)
         self._later(step.seconds, setattr, path, "delay_seconds", USUAL_DELAY_SECONDS)
+
+    def _block_pod(self, step: Step) -> None:
+        self._block(step, self._process(step).to_pod)
+
+    def _slow_pod(self, step: Step) -> None:
+        self._slow(step, self._process(step).to_pod)
+
+    def _pod_cut(self, step: Step) -> None:
+        if wires := self._pod_wires():
+            wires[step.who % len(wires)].cut()
+
+    def _pod_silent(self, step: Step) -> None:
+        if wires := self._pod_wires():
+            wires[step.who % len(wires)].silent = True
+
+    def _pod_wires(self) -> list[Wire]:
+        return [wire for wire in self._world.pod_wires if not wire.closed]
 
     def _session_terminated(self, step: Step) -> None:
         if connections := list(self._world.postgres.connections):

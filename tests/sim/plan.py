@@ -10,10 +10,14 @@ Kind = Literal["listener", "worker", "both"]
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, array_like=True):
-    """A process that listens, serves clients, or does both. `channel_set`: which of the two sets it has."""
+    """A process that listens, serves clients, or does both. `channel_set`: which of the two sets it has.
+
+    `pod`: for a worker of a pod, which of the processes is its listener.
+    """
 
     kind: Kind
     channel_set: int = 0
+    pod: int | None = None
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
@@ -57,6 +61,9 @@ SUDDEN = (
     "trim", "forget_newest", "skew", "burst", "big_burst", "garbage", "join", "leave",
 )  # fmt: skip
 """What happens at once."""
+POD_LASTING = ("block_pod", "slow_pod")
+POD_SUDDEN = ("pod_cut", "pod_silent")
+"""The same between the workers of a pod and its listener."""
 
 _who = st.integers(0, 5)
 
@@ -90,6 +97,18 @@ def processes(draw: st.DrawFn, *, least_listeners: int = 1, two_sets: bool = Tru
 
 
 @st.composite
+def pods(draw: st.DrawFn, *, others: Sequence[Kind] = ("listener", "both", "worker")) -> tuple[ProcessPlan, ...]:
+    """A pod: a listener with one to three workers; beside it another one, or processes that are not in a pod."""
+    plans: list[ProcessPlan] = [ProcessPlan("listener")]
+    plans += [ProcessPlan("worker", 0, 0)] * draw(st.integers(1, 3))
+    if draw(st.booleans()):
+        plans += [ProcessPlan("listener"), ProcessPlan("worker", 0, len(plans))]
+    if others:
+        plans += [ProcessPlan(kind) for kind in draw(st.lists(st.sampled_from(others), max_size=2))]
+    return tuple(plans)
+
+
+@st.composite
 def plans(
     draw: st.DrawFn,
     step: st.SearchStrategy[Step],
@@ -99,11 +118,12 @@ def plans(
     two_sets: bool = True,
     with_redis: bool = True,
     histories: Sequence[int] = (1000, 60, 20),
+    of: st.SearchStrategy[tuple[ProcessPlan, ...]] | None = None,
 ) -> Plan:
-    """Any plan with at most so many steps."""
+    """Any plan with at most so many steps, and with any processes, or such as `of` draws."""
     return Plan(
         draw(st.integers(0, 2**32 - 1)),
-        draw(processes(least_listeners=least_listeners, two_sets=two_sets)),
+        draw(of if of is not None else processes(least_listeners=least_listeners, two_sets=two_sets)),
         tuple(draw(st.lists(step, min_size=1, max_size=most_steps))),
         with_redis,
         draw(st.sampled_from(histories)),

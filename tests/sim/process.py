@@ -1,8 +1,9 @@
 """A process of the bridge in the simulation: relay, feed and hub as the service has them, on links in memory."""
 
+import pathlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import trio
@@ -14,14 +15,16 @@ from bridge.feed.feed import Feed
 from bridge.feed.source import FeedState
 from bridge.hub import Buffers, Client, Hub
 from bridge.links.openers import RealLinks
+from bridge.links.pod import OpenPod, open_pod
 from bridge.links.postgres import ListenSession, SessionOptions
+from bridge.relay.outlet import Outlet
 from bridge.relay.relay import Relay
 from bridge.settings import Settings
 from bridge.telemetry import Metrics
 from tests.sim.clients import ClientSocket
 from tests.sim.postgres_server import Connection as PostgresConnection
 from tests.sim.runtime import Freezer, current_process
-from tests.sim.wire import Path, Wire
+from tests.sim.wire import Path, ServerEnd, Wire
 from tests.support.oracle import Message, View
 
 if TYPE_CHECKING:
@@ -88,11 +91,16 @@ class Process:
         self.serves = serves
         self.to_postgres = Path(world.agenda)
         self.to_redis = Path(world.agenda)
+        self.to_pod = Path(world.agenda)
+        self.pod: Process | None = None
+        """The listener process of its pod."""
         self.sessions: list[PostgresConnection] = []
         self.wires: list[Wire] = []
         self.freezer = Freezer(name)
         self.running = False
         self.feed: Feed | None = None
+        self._outlet: Outlet | None = None
+        self._ends: list[ServerEnd] = []
         self.relay: Relay | None = None
         self.settings = settings_of(name, channel_set, world.with_redis, history_entries)
         self._hub: Hub | None = None
@@ -101,6 +109,7 @@ class Process:
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._lives = 0
+        self._arrived = trio.Event()
 
     @property
     def views(self) -> list[View]:
@@ -117,27 +126,37 @@ class Process:
             return False
         if relay is not None and relay.publisher is not None and not relay.publisher.caught_up.value:
             return False
-        return feed is None or feed.state.value.mode == ("redis" if self.world.with_redis else "direct")
+        if feed is None or self.world.with_redis:
+            return feed is None or feed.state.value.mode == "redis"
+        if feed.pod_view is not None and not (feed.pod_view.feeding and feed.session is None):
+            return False
+        return feed.state.value.mode == "direct"
 
     def start(self, nursery: trio.Nursery) -> None:
         """Run, in a task of this nursery, until `kill` or `end`."""
         self.running = True
+        self._scope = trio.CancelScope()
         nursery.start_soon(self._live)
 
     async def _live(self) -> None:
         current_process.set(self.freezer)
         self._lives += 1
         links = MemoryLinks(self.settings, self)
-        with trio.CancelScope() as self._scope:
+        with self._scope:
             async with trio.open_nursery() as self._nursery:
                 if self.listens:
                     self.relay = Relay(self.settings, links, METRICS, with_redis=self.world.with_redis)
                     self._nursery.start_soon(self.relay.run)
+                    if any(one.pod is self for one in self.world.processes):
+                        self._outlet = Outlet(self.relay, self.settings.digest, trims=not self.world.with_redis)
+                        self._nursery.start_soon(self._serve_pod, self._outlet)
                 if self.serves:
-                    self.feed, self._hub = _feed_and_hub(self.settings, links, self.relay)
+                    open_own = partial(open_pod, pathlib.Path(self.name)) if self.pod is not None else None
+                    self.feed, self._hub = _feed_and_hub(self.settings, links, self.relay, open_own)
                     self._nursery.start_soon(self.feed.run)
                     self.connect_client()
-        self._nursery = self.feed = self.relay = self._hub = None
+        self._nursery = self.feed = self.relay = self._hub = self._outlet = None
+        self._ends.clear()
         self._clients.clear()
         self.running = False
 
@@ -150,10 +169,33 @@ class Process:
         """SIGKILL: what it has sent arrives, and nothing else."""
         for wire in self.wires:
             wire.close()
+        for end in self._ends:
+            end.abandon()
         for connection in self.sessions:
             connection.abandon()
         self._clients.clear()
         self.end()
+
+    def accept(self, end: ServerEnd) -> bool:
+        """A worker of its pod connects, and waits until it is accepted; False where nothing listens."""
+        if self._outlet is None:
+            return False
+        self._ends.append(end)
+        self._arrived.set()
+        return True
+
+    async def _serve_pod(self, outlet: Outlet) -> None:
+        """What `Outlet.serve` does, with connections in memory."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outlet.keep_trimmed)
+            served: set[ServerEnd] = set()
+            while True:
+                self._arrived = trio.Event()
+                for end in self._ends:
+                    if end not in served:
+                        served.add(end)
+                        nursery.start_soon(outlet.serve_stream, end)
+                await self._arrived.wait()
 
     def connect_client(self, channels: frozenset[str] = frozenset()) -> None:
         """A client comes, for all channels or some."""
@@ -202,7 +244,7 @@ class Process:
             self.disconnect(staying[number % len(staying)])
 
 
-def _feed_and_hub(settings: Settings, links: RealLinks, relay: Relay | None) -> tuple[Feed, Hub]:
+def _feed_and_hub(settings: Settings, links: RealLinks, relay: Relay | None, pod: OpenPod | None) -> tuple[Feed, Hub]:
     local = (relay.listener, relay.tape) if relay else None
     delivery = Delivery(lambda items: hub.deliver(items), METRICS, relay.timeline if relay else None)
     buffers = Buffers(settings.client_buffer_bytes, settings.buffers_total_bytes)
@@ -214,4 +256,4 @@ def _feed_and_hub(settings: Settings, links: RealLinks, relay: Relay | None) -> 
         else:
             hub.set_live(delivery.position)
 
-    return build_feed(settings, links, local, delivery, tell_hub, METRICS), hub
+    return build_feed(settings, links, local, delivery, tell_hub, METRICS, pod), hub

@@ -60,7 +60,10 @@ def simulate(plan: Plan, *, verbose: bool = False) -> Result:
 async def _live_through(plan: Plan, world: World, result: Result, verbose: bool) -> None:
     result.world = world
     faults = Faults(world)
-    with mock.patch("bridge.links.redis._connect", world.connect):
+    with (
+        mock.patch("bridge.links.redis._connect", world.connect),
+        mock.patch("bridge.links.pod._connect", world.connect_pod),
+    ):
         async with trio.open_nursery() as nursery:
             world.start(nursery)
             if plan.waits and not await _well(world, START_SECONDS):

@@ -146,4 +146,55 @@ class Wire(ByteStream):
             self._news.set()
 
 
+class ServerEnd(ByteStream):
+    """The other end of a wire, for a server that is a process of the simulation."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._arrived = bytearray()
+        self._ended = False
+        self._news = trio.Event()
+        wire.on_bytes = self._reach
+        wire.on_close = self._end
+
+    async def send(self, item: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._ended:
+            raise anyio.BrokenResourceError
+        self._wire.answer(bytes(item))
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._arrived:
+            if self._ended:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                raise anyio.EndOfStream
+            self._news = trio.Event()
+            await self._news.wait()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        data = bytes(self._arrived[:max_bytes])
+        del self._arrived[:max_bytes]
+        return data
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        self.abandon()
+        await trio.lowlevel.checkpoint()
+
+    def abandon(self) -> None:
+        """The server closes it, or its process dies: what it has sent arrives, and then the end."""
+        self._end()
+        self._wire.hang_up()
+
+    def _reach(self, data: bytes) -> None:
+        self._arrived += data
+        self._news.set()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._news.set()
+
+
 def _ignore(*_: object) -> None: ...

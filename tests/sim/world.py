@@ -1,10 +1,12 @@
 """The world of one run: the servers, the processes, and the applications that notify."""
 
+import pathlib
 from random import Random
 
 import msgspec
 import trio
 
+from bridge.errors import PodLost
 from bridge.links.redis_url import RedisTarget
 from tests.sim.clients import AWAY_SECONDS, Traveller
 from tests.sim.plan import Plan
@@ -12,7 +14,7 @@ from tests.sim.postgres_server import PostgresServer
 from tests.sim.process import CHANNELS, Process
 from tests.sim.redis_server import RedisServer
 from tests.sim.runtime import Agenda
-from tests.sim.wire import Wire
+from tests.sim.wire import ServerEnd, Wire
 from tests.support.oracle import Committed, View
 
 ALL_CHANNELS = sorted({channel for channels in CHANNELS for channel in channels})
@@ -45,7 +47,10 @@ class World:
             Traveller(self, number, channel_set, frozenset(CHANNELS[channel_set]))
             for number, channel_set in enumerate({one.channel_set for one in self.processes if one.serves})
         ]
+        for process, one in zip(self.processes, plan.processes, strict=True):
+            process.pod = None if one.pod is None else self.processes[one.pod]
         self._by_name = {process.name: process for process in self.processes}
+        self.pod_wires: list[Wire] = []
         self._number = 0
         self.nursery: trio.Nursery | None = None
 
@@ -55,6 +60,17 @@ class World:
         wire = await self.redis.connect(process.to_redis)
         process.wires = [one for one in process.wires if not one.closed]
         process.wires.append(wire)
+        return wire
+
+    async def connect_pod(self, path: pathlib.Path) -> Wire:
+        """A connection of the worker of this name to the listener of its pod."""
+        process = self._by_name[path.name]
+        await process.to_pod.travel(1)
+        wire = Wire(process.to_pod)
+        if process.pod is None or not process.pod.accept(ServerEnd(wire)):
+            raise PodLost("cannot connect to the pod's listener: refused")
+        process.wires = [*(one for one in process.wires if not one.closed), wire]
+        self.pod_wires = [*(one for one in self.pod_wires if not one.closed), wire]
         return wire
 
     def start(self, nursery: trio.Nursery) -> None:
