@@ -24,6 +24,8 @@ class Faults:
     def __init__(self, world: World) -> None:
         self.healed_at = 0.0
         self._world = world
+        self._ending: set[Process] = set()
+        """Those that were killed or told to end, and have not been started again."""
 
     def do(self, step: Step) -> None:
         getattr(self, f"_{step.do}")(step)
@@ -48,18 +50,24 @@ class Faults:
         process = self._process(step)
         if process.running:
             process.kill()
-            self._later(step.seconds, self._start_again, process)
+            self._gone(process, step)
 
     def _end(self, step: Step) -> None:
         process = self._process(step)
         if process.running:
             process.end()
+            self._gone(process, step)
+
+    def _gone(self, process: Process, step: Step) -> None:
+        if process not in self._ending:
+            self._ending.add(process)
             self._later(step.seconds, self._start_again, process)
 
     def _start_again(self, process: Process) -> None:
         if process.running:  # it takes its time to end
             self._later(AGAIN_SECONDS, self._start_again, process)
         elif self._world.nursery is not None:
+            self._ending.discard(process)
             process.start(self._world.nursery)
 
     def _join(self, step: Step) -> None:
