@@ -1,168 +1,106 @@
 """What clients that have stopped reading cost the others: latencies to 900 clients while 100 more are stalled.
 
-    python benchmarks/stalled.py [--clients 1000] [--stalled 100] [--per-second 20] [--seconds 15]
+    python -m benchmarks.stalled [--clients 1000] [--stalled 100] [--per-second 20] [--seconds 15]
 
-Starts `python -m bridge serve` with embedded servers and a child process that holds all clients. Three phases in one
-run: everybody reads; some are stalled, with full sockets, and the bridge buffers for them; they are gone. The readers
-are the same in all phases. A latency goes from before the NOTIFY to after the client's read.
+Three phases in one run: everybody reads; some are stalled, with full sockets, and the bridge buffers for them; they are
+gone. The readers are the same in all phases, read by a small program in C. A latency goes from right before the NOTIFY
+leaves to after a client's read, for all clients.
 """
 
 import argparse
-import json
-import re
-import select
-import socket
-import statistics
-import subprocess
-import sys
+import itertools
 import time
-import urllib.request
-from multiprocessing.connection import Connection
 
-from handshakes import HEAD, SPAWN, SUBSCRIBED, bridge, raise_limit
+from benchmarks.lib.bridge import RunningBridge, Servers, bridge, servers
+from benchmarks.lib.failure import BenchmarkFailed, run
+from benchmarks.lib.machine import server_versions
+from benchmarks.lib.probe import Probe, clients
+from benchmarks.lib.result import Result, Target, parser, turn
+from benchmarks.lib.sender import CHANNEL, paced, session
+from benchmarks.lib.stats import Latency, median
 
-CHANNEL = "match_change"
-PING = b"\x89\x00"
-PONG = b"\x8a\x80\0\0\0\0"
-FILLER_BYTES = 7000
-FILLERS = 600
-ARRIVE_SECONDS = 30
-SENT = re.compile(rb'"sent": ?([0-9.]+)')
-
-
-def hold_clients(port: int, readers: int, stalled: int, control: Connection) -> None:
-    """Connect all; for a ``True`` on `control` send the latencies since the last one; ``False`` ends the stalled."""
-    raise_limit()
-    poll = select.epoll()
-    reading = {client.fileno(): client for client in (connect(port) for _ in range(readers))}
-    lame = [connect(port, stalled=True) for _ in range(stalled)]
-    for number in reading:
-        poll.register(number, select.EPOLLIN)
-    poll.register(control.fileno(), select.EPOLLIN)
-    control.send("ready")
-    latencies: list[float] = []
-    while True:
-        for number, _ in poll.poll():
-            if number != control.fileno():
-                data = reading[number].recv(1 << 20)
-                now = time.monotonic()
-                if not data:
-                    raise SystemExit("a reader was disconnected")
-                if PING in data:
-                    reading[number].send(PONG)
-                latencies += [now - float(sent) for sent in SENT.findall(data)]
-            elif control.recv():
-                control.send(latencies)
-                latencies = []
-            else:
-                for client in lame:
-                    client.close()
-                lame.clear()
-
-
-def connect(port: int, *, stalled: bool = False) -> socket.socket:
-    """A client that was told `subscribed`."""
-    client = socket.socket()
-    if stalled:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.connect(("127.0.0.1", port))
-    client.sendall(HEAD)
-    received = b""
-    while SUBSCRIBED not in received:
-        received += client.recv(65536)
-    return client
-
-
-class Notifier:
-    """Sends notifications through `python -m bridge notify`, which finds the embedded server by itself."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bridge", "notify", CHANNEL, "-"], stdin=subprocess.PIPE, text=True
-        )
-
-    def send(self, payload: dict[str, object]) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(payload) + "\n")
-        self._process.stdin.flush()
-
-    def paced(self, per_second: float, seconds: float) -> None:
-        """So many a second, each with the time at which it was sent."""
-        due = time.monotonic()
-        for _ in range(int(per_second * seconds)):
-            due += 1 / per_second
-            time.sleep(max(0.0, due - time.monotonic()))
-            self.send({"sent": round(time.monotonic(), 6)})
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
-
-
-def buffered_bytes(port: int) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        found = re.search(rb"^notify_bridge_buffered_bytes (\S+)", answer.read(), re.MULTILINE)
-    return int(float(found[1])) if found else 0
-
-
-def report(name: str, latencies: list[float], expected: int) -> float:
-    """Print one phase; its p99 in seconds."""
-    if len(latencies) != expected:
-        raise SystemExit(f"{name}: {len(latencies)} deliveries, expected {expected}")
-    cuts = statistics.quantiles(latencies, n=1000)
-    print(f"{name:22} median {cuts[499] * 1000:7.2f} ms   p99 {cuts[989] * 1000:7.2f}   p99.9 {cuts[998] * 1000:7.2f}")
-    return cuts[989]
+FILLERS, FILLER_BYTES = 600, 7000
+FILLER_PAUSE_SECONDS = 0.02
+ARRIVE_SECONDS = 30.0
+WANTED_RATIO = 1.2
+SMALL_BUFFER_BYTES = 4096
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--stalled", type=int, default=100)
-    parser.add_argument("--per-second", type=float, default=20)
-    parser.add_argument("--seconds", type=float, default=15)
-    options = parser.parse_args()
-    readers = options.clients - options.stalled
-    expected = readers * int(options.per_second * options.seconds)
-    with bridge(options.clients) as (port, _):
-        here, there = SPAWN.Pipe()
-        child = SPAWN.Process(target=hold_clients, args=(port, readers, options.stalled, there), daemon=True)
-        child.start()
-        here.recv()
-        notifier = Notifier()
+    made = parser(__doc__)
+    made.add_argument("--clients", type=int, default=1000)
+    made.add_argument("--stalled", type=int, default=100)
+    made.add_argument("--per-second", type=float, default=20)
+    made.add_argument("--seconds", type=float, default=15, help="of each phase")
+    options = made.parse_args()
+    with servers() as on:
+        result = Result("stalled", "Beside clients that have stopped reading", versions=server_versions(*on))
+        with turn(options), bridge(*on) as running:
+            measure(on, running, options, result)
+    result.finish(options)
 
-        def phase(name: str) -> float:
-            notifier.paced(options.per_second, options.seconds)
-            latencies: list[float] = []
-            for _ in range(ARRIVE_SECONDS):
-                here.send(True)
-                latencies += here.recv()
-                if len(latencies) >= expected:
-                    break
-                time.sleep(1)
-            return report(name, latencies, expected)
 
-        try:
-            notifier.paced(options.per_second, 2)  # everything is warm
-            time.sleep(2)
-            here.send(True)
-            here.recv()
-            alone = phase("nobody's socket is full")
-            for _ in range(FILLERS):
-                notifier.send({"filler": "x" * FILLER_BYTES})
-                time.sleep(0.02)
-            time.sleep(2)
-            held = buffered_bytes(port)
-            beside = phase(f"{options.stalled} are stalled")
-            print(f"buffered for the stalled: {held:,} bytes before, {buffered_bytes(port):,} after (shared ones once)")
-            here.send(False)
-            after = phase("the stalled are gone")
-        finally:
-            notifier.close()
-            child.kill()
-            child.join()
-    print(f"p99 beside stalled clients: {beside / statistics.mean([alone, after]):.2f} times that without them")
+def measure(on: Servers, running: RunningBridge, options: argparse.Namespace, result: Result) -> None:
+    """All three phases."""
+    readers, count = options.clients - options.stalled, int(options.per_second * options.seconds)
+    latencies: list[Latency] = []
+    held: list[float] = []
+
+    def phase(name: str) -> None:
+        latencies.append(latency_of(on, probe, readers, count, options.per_second))
+        held.append(running.metric("notify_bridge_buffered_bytes"))
+        result.rows.append(
+            {
+                "phase": name,
+                "median ms": latencies[-1].median,
+                "p99 ms": latencies[-1].p99,
+                "p99.9 ms": latencies[-1].p999,
+                "buffered bytes": round(held[-1]),
+            }
+        )
+
+    with clients(running.port, readers, recorded=readers, capacity=count) as probe:
+        with clients(running.port, options.stalled, receive_buffer_bytes=SMALL_BUFFER_BYTES) as others:
+            latency_of(on, probe, readers, min(count, int(2 * options.per_second)), options.per_second)  # all is warm
+            phase("everybody reads")
+            others.stall(0, options.stalled)
+            fill(on, probe, readers)
+            phase(f"{options.stalled} are stalled")
+        phase("the stalled are gone")
+    before, beside, after = (each.p99 for each in latencies)
+    ratio = beside / median([before, after])
+    result.targets.append(
+        Target(
+            "p99 beside stalled clients",
+            f"{ratio:.2f} times that without them",
+            f"at most {WANTED_RATIO:g} times",
+            ratio <= WANTED_RATIO,
+            "what is buffered for the stalled" if ratio > WANTED_RATIO else "",
+        )
+    )
+
+
+def fill(on: Servers, probe: Probe, readers: int) -> None:
+    """Enough for the sockets of those who do not read, and more."""
+    probe.reset()
+    with session(on.database_url) as opened:
+        for _ in range(FILLERS):
+            opened.execute("SELECT pg_notify(%s, %s)", (CHANNEL, '{"n":0,"filler":"' + "x" * FILLER_BYTES + '"}'))
+            time.sleep(FILLER_PAUSE_SECONDS)
+    if probe.wait(FILLERS * readers, ARRIVE_SECONDS).events != FILLERS * readers:
+        raise BenchmarkFailed("the readers did not get everything")
+
+
+def latency_of(on: Servers, probe: Probe, readers: int, count: int, per_second: float) -> Latency:
+    """Of all deliveries of so many events. Raises BenchmarkFailed where one is missing or twice."""
+    probe.reset()
+    sent = paced(on.database_url, count, per_second)
+    seen = probe.wait(count * readers, ARRIVE_SECONDS)
+    if seen.events != count * readers or not seen.flawless:
+        raise BenchmarkFailed(f"{count} events to {readers} clients were to come, each once and in order, but: {seen}")
+    came = itertools.chain.from_iterable(zip(sent, times, strict=True) for times in probe.times(count))
+    return Latency.of_ns(at - left for left, at in came)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
