@@ -4,7 +4,7 @@
       │        └───── publisher: tape -> log in Redis            (with Redis)
       ├───── feed: log, tape or a session of its own -> hub
       ├───── rates: samples for /status
-      └───── server: accepts, one task a connection
+      └───── server: accepts, one task reads for all quiet clients
 
 What begins first ends last: clients are sent away (`bridge.server.drain`), then the feed stops, then the relay. A task
 that fails with anything but the errors it handles ends the process: a supervisor that restarts on bugs hides them.

@@ -161,6 +161,19 @@ class Client:
             if sent != chunk.size:
                 self.hold(chunk, sent)
 
+    def cork(self, data: bytes) -> None:
+        """Hold this, and what is said from here on, until `uncork`: so that it leaves in one piece."""
+        self._writing = True
+        self._keep(Chunk(data), 0)
+
+    def uncork(self) -> None:
+        """Send what is held, as far as the kernel takes it at once."""
+        self._flush()
+        if self._held:
+            self._start_soon(self._write)
+        else:
+            self._writing = False
+
     def hold(self, chunk: Chunk, sent: int) -> None:
         """Keep what the kernel did not take of a chunk, of which it took `sent` bytes. Too much ends the client."""
         if self.state is not State.OPEN:

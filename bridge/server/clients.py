@@ -1,7 +1,7 @@
-"""What the clients of a server share: the hub, one nursery for the tasks of all, one timer for their tokens.
+"""What the clients of a server share: the hub, one reader and one nursery for all, one timer for their tokens.
 
-A quiet client costs one task, which waits for its bytes. What else is to be done for it now and then (sending what is
-held, waiting for its goodbye) runs in the server's own nursery, and has ended when the client's socket is closed.
+A quiet WebSocket client costs no task: the reader waits for its bytes. What is to be done for it now and then (sending
+what is held, waiting for its goodbye) runs in the server's own nursery, and has ended when its socket is closed.
 """
 
 import math
@@ -17,6 +17,8 @@ from bridge.core.wire import GOING_AWAY, TOKEN_EXPIRED
 from bridge.hub import Client, Hub
 from bridge.hub.encoding import Protocol
 from bridge.hub.retry import retry_seconds
+from bridge.server.limits import Places
+from bridge.server.reader import Reader
 from bridge.telemetry import log
 
 EXPIRY_SECONDS = 1.0
@@ -25,7 +27,6 @@ EXPIRY_SECONDS = 1.0
 _NEVER = 2.0**53
 
 Work = Callable[[], Awaitable[None]]
-Session = Callable[[Client], Awaitable[None]]
 
 
 class ClientTasks:
@@ -46,11 +47,17 @@ class ClientTasks:
             self._scopes += (scope,)
             self._nursery.start_soon(self._run, work, scope)
 
-    def cancel(self) -> None:
-        """Cancel what runs. When this returns, nothing waits for the socket any more, and it may be closed."""
-        scopes, self._scopes = self._scopes or (), None
+    def cancel(self) -> bool:
+        """Cancel what runs. When this returns, nothing waits for the socket any more, and it may be closed.
+
+        False where that was done before.
+        """
+        if self._scopes is None:
+            return False
+        scopes, self._scopes = self._scopes, None
         for scope in scopes:
             scope.cancel()
+        return True
 
     async def _run(self, work: Work, scope: trio.CancelScope) -> None:
         with scope:
@@ -100,36 +107,48 @@ class Expiry:
             self.expire()
 
 
+class Stay:
+    """One client's time here: from when it takes its place until it gives it back. Synchronous, and never raises."""
+
+    __slots__ = ("_clients", "_expires_at", "_site", "_tasks", "client")
+
+    def __init__(
+        self, clients: "Clients", raw: socket.socket, protocol: Protocol, grant: Grant, site: str | None
+    ) -> None:
+        self._clients = clients
+        self._site = site
+        self._expires_at = grant.expires_at
+        self._tasks = ClientTasks(clients.nursery, raw)
+        self.client = Client(raw, self._tasks.start_soon, clients.hub.buffers, protocol)
+        clients.places.take(site)
+        if self._expires_at is not None:
+            clients.expiry.add(self.client, self._expires_at)
+
+    def leave(self) -> None:
+        """Hear nothing any more; a goodbye with 1001 is the last thing said, unless another one was."""
+        self.client.end(GOING_AWAY, f"retry={retry_seconds()}", drop=True)
+        self._clients.hub.remove(self.client)
+        if self._expires_at is not None:
+            self._clients.expiry.remove(self.client, self._expires_at)
+
+    def end(self) -> None:
+        """Give the place back, once. Afterwards nothing waits for the socket, and it may be closed."""
+        if self._tasks.cancel():
+            self.client.finish()
+            self._clients.places.release(self._site)
+
+
 class Clients:
     """Where the clients of one server live. `nursery` is to be that in which their connections are served."""
 
-    def __init__(self, hub: Hub, nursery: trio.Nursery) -> None:
+    def __init__(self, hub: Hub, places: Places, nursery: trio.Nursery) -> None:
         self.hub = hub
+        self.places = places
+        self.nursery = nursery
+        self.reader = Reader()
         self.expiry = Expiry()
-        self._nursery = nursery
+        nursery.start_soon(self.reader.run)
         nursery.start_soon(self.expiry.run)
-
-    async def serve(self, raw: socket.socket, protocol: Protocol, grant: Grant, session: Session) -> None:
-        """Run a client's session until it ends, then say goodbye. Closing the socket is left to the caller.
-
-        Cancelling says goodbye with 1001 if the kernel takes it at once.
-        """
-        tasks = ClientTasks(self._nursery, raw)
-        client = Client(raw, tasks.start_soon, self.hub.buffers, protocol)
-        if grant.expires_at is not None:
-            self.expiry.add(client, grant.expires_at)
-        try:
-            try:
-                await session(client)
-            finally:
-                client.end(GOING_AWAY, f"retry={retry_seconds()}", drop=True)
-                self.hub.remove(client)
-                if grant.expires_at is not None:
-                    self.expiry.remove(client, grant.expires_at)
-            await client.flushed()
-        finally:
-            client.finish()
-            tasks.cancel()
 
 
 def _second(expires_at: float) -> int:

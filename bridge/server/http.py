@@ -118,15 +118,12 @@ class HttpConnection:
         What is no HTTP, too long, too late or has a body is answered here, and ends the connection.
         """
         if self._started is None and not self._head:
-            data = await self._first_bytes()
-            handshake = read_handshake(data) if data else None
-            if data and handshake is not None:
-                target, headers, self._head_size = handshake
-                self._head = data
-                return Request("GET", target.decode(), headers)
-            if data is None:
+            with trio.move_on_after(HEAD_SECONDS):
+                handshake = self._begin(await receive(self._raw, HEAD_BYTES))
+                if handshake is not None:
+                    return handshake
+            if self._started is None:
                 return None
-            self._h11.receive_data(data)
         idle_seconds = HEAD_SECONDS
         if self._h11.our_state is h11.DONE:
             self._h11.start_next_cycle()
@@ -152,13 +149,24 @@ class HttpConnection:
             await self._give_up(refuse(error.error_status_hint, "this is not HTTP/1.1 as the bridge speaks it"))
         return None
 
-    async def _first_bytes(self) -> bytes | None:
-        """What the client sent first, which often is there already; None if that took too long."""
+    def handshake(self) -> Request | None:
+        """The first request, if it is a handshake and there already. What else has come is kept for `next_request`.
+
+        Raises OSError.
+        """
         with suppress(BlockingIOError):
-            return self._raw.recv(HEAD_BYTES)
-        with trio.move_on_after(HEAD_SECONDS):
-            return await receive(self._raw, HEAD_BYTES)
+            return self._begin(self._raw.recv(HEAD_BYTES))
         return None
+
+    def _begin(self, data: bytes) -> Request | None:
+        """The first bytes: a whole handshake, or something for h11."""
+        found = read_handshake(data)
+        if found is None:
+            self._h11.receive_data(data)
+            return None
+        target, headers, self._head_size = found
+        self._head = data
+        return Request("GET", target.decode(), headers)
 
     async def _next_event(self, idle_seconds: float) -> h11.Event | type[h11.PAUSED] | None:
         """What h11 reads next; None where too little came in time. Once a head has begun, time is short."""

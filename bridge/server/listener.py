@@ -13,7 +13,8 @@ from bridge.hub import Hub
 from bridge.hub.hub import TICK_SECONDS
 from bridge.server.auth import Authenticator
 from bridge.server.clients import Clients
-from bridge.server.connection import Door
+from bridge.server.connection import open_connection
+from bridge.server.door import Door
 from bridge.server.endpoints import Ask, HealthSource, endpoints
 from bridge.server.limits import Lobby, Places, prepare_descriptors
 from bridge.server.notify import Notifier, Send
@@ -24,7 +25,8 @@ from bridge.telemetry import Metrics, log
 BACKLOG = 4096
 """Connections that wait to be accepted: after a restart all come back at once. The kernel caps it (somaxconn)."""
 ACCEPTED_A_TURN = 32
-"""Then other tasks get a turn: events do not wait for a crowd at the door."""
+TURN_SECONDS = 0.005
+"""Then other tasks get a turn: events do not wait for a crowd at the door, nor for what those lack who come back."""
 EXHAUSTED_PAUSE_SECONDS = 0.1
 EXHAUSTED_LOG_SECONDS = 10.0
 UNSENT_BYTES = 128 * 1024
@@ -90,7 +92,7 @@ async def serve(
     if hub is not None and authenticator is None:
         authenticator = Authenticator(settings)
     async with trio.open_nursery() as nursery:
-        clients = Clients(hub, nursery) if hub else None
+        clients = Clients(hub, places, nursery) if hub else None
         notifier = Notifier(hub.channels, authenticator, send) if hub and authenticator else None
         paths = endpoints(health, metrics, observe, with_page=hub is not None)
         door = Door(settings, clients, paths, lobby, places, tls, authenticator, notifier, metrics, ask_pod)
@@ -154,9 +156,8 @@ async def _accept(
                 await trio.sleep(EXHAUSTED_PAUSE_SECONDS)
 
 
-async def _accept_some(
-    listener: socket.socket, door: Door, lobby: Lobby, nursery: trio.Nursery, count: int
-) -> None:
+async def _accept_some(listener: socket.socket, door: Door, lobby: Lobby, nursery: trio.Nursery, count: int) -> None:
+    until = trio.current_time() + TURN_SECONDS
     for _ in range(count):
         await lobby.room()
         try:
@@ -168,7 +169,9 @@ async def _accept_some(
                 continue
             raise
         raw.setblocking(False)
-        door.open(raw, address[0], nursery)
+        open_connection(raw, address[0], door, nursery)
+        if trio.current_time() > until:
+            return
 
 
 async def _keep_time(hub: Hub) -> None:

@@ -9,14 +9,11 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from email.utils import formatdate
-from functools import partial
 
 import trio
 
-from bridge.hub import Client
 from bridge.hub.retry import retry_seconds
-from bridge.server.clients import Clients
-from bridge.server.head import send_head
+from bridge.server.clients import Clients, Stay
 from bridge.server.http import Header, Request, Response
 from bridge.server.upgrade import Welcome
 
@@ -55,22 +52,38 @@ def come_back_later(headers: Sequence[Header] = ()) -> Response:
 
 
 async def run_sse(
-    raw: socket.socket, welcome: Welcome, after: str | None, clients: Clients, headers: Sequence[Header] = ()
+    raw: socket.socket,
+    welcome: Welcome,
+    after: str | None,
+    clients: Clients,
+    site: str | None,
+    headers: Sequence[Header] = (),
 ) -> None:
     """Serve one stream, with these headers added to its head, until either side ends it. Closing `raw` is left to the
-    caller.
+    caller. `site` is what counts as the client's address in the limits.
 
-    Cancelling ends the stream. Raises OSError, or trio.TooSlowError if the peer does not take the head.
+    Cancelling ends the stream. Raises OSError.
     """
     with suppress(OSError):  # not every socket is a TCP one, nor has every system this
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PEER_SECONDS * 1000))
     more = b"".join(b"%b: %b\r\n" % header for header in headers)
-    await send_head(raw, _HEAD % (formatdate(usegmt=True).encode(), more) + _retry())
-    await clients.serve(raw, "sse", welcome.grant, partial(_session, raw, welcome, after, clients))
+    stay = Stay(clients, raw, "sse", welcome.grant, site)
+    client = stay.client
+    try:
+        try:
+            client.cork(_HEAD % (formatdate(usegmt=True).encode(), more) + _retry())
+            clients.hub.subscribe(client, None, welcome.subscription, after)
+            client.uncork()
+            await _ignore(raw)
+        finally:
+            stay.leave()
+        await client.flushed()
+    finally:
+        stay.end()
 
 
-async def _session(raw: socket.socket, welcome: Welcome, after: str | None, clients: Clients, client: Client) -> None:
-    clients.hub.subscribe(client, None, welcome.subscription, after)
+async def _ignore(raw: socket.socket) -> None:
+    """Read what the client sends, until it ends its side or has said too much."""
     ignored_bytes = 0
     while ignored_bytes <= MAX_IGNORED_BYTES:
         await trio.lowlevel.wait_readable(raw)

@@ -1,146 +1,159 @@
-"""One WebSocket connection: what is simple is read and answered at once, and trio-websocket reads all the rest.
+"""One WebSocket client: what is simple is read and answered at once, and a task does all the rest.
 
-A client answers a ping now and then, or sends a short message: whole frames, seen at a glance. The library, with its
-tasks and buffers, takes over for good at the first bytes that are anything else (fragments, long messages, closes,
-violations). It gets a stream of ours, whose sending side is the client's own buffer: pongs and closes take their place
-in the same order as the events, and no lock is needed.
+    QUIET ──what has to wait──▶ BUSY ──the end──▶ gone
+      │ ▲◀──────done───────────┘                   ▲
+      └────────the end, nothing held───────────────┘
+
+A client answers a ping now and then, or sends a short message: whole frames, seen at a glance. While that is all, it
+is quiet: the reader calls (`bridge.server.reader`), and there is no task. At the first bytes that are anything else the
+library reads for good (`bridge.server.takeover`). That is done by a task, and so is whatever must wait: for a client
+that says too much, that does not read our answers, or that takes its leave.
 """
 
 import socket
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Final
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from bridge.core.bucket import Bucket
-from bridge.core.messages import MAX_MESSAGE_BYTES
-from bridge.core.meter import FrameMeter
-from bridge.core.wire import (
-    CLOSE_FRAME_START,
-    POLICY_VIOLATION,
-    TOO_LARGE,
-    only_close,
-    only_pongs,
-    pong_frame,
-    whole_frames,
-)
+from bridge.core.grants import Grant
+from bridge.core.wire import only_close, only_pongs, pong_frame, whole_frames
 from bridge.hub import Client
 from bridge.hub.client import State
-from bridge.server.clients import Clients
-from bridge.server.head import send_head
+from bridge.server.clients import Clients, Stay
+from bridge.server.faults import contained, report
+from bridge.server.http import linger
+from bridge.server.takeover import ANSWERED_BYTES, RECEIVE_BYTES, hear_all
 from bridge.server.talk import Talk
 from bridge.server.upgrade import Upgrade
 
 FRAMES_PER_SECOND: Final = 100.0
 FRAMES_BURST: Final = 1000.0
 """Frames of any kind: a client that sends more of them is read more slowly."""
-MAX_FRAGMENTS: Final = 1024
-"""Frames of one message; more close the connection (1008)."""
 
-_RECEIVE_BYTES = 2048  # at most 341 frames: what others wait for
-_ANSWERED_BYTES = 64 * 1024  # who has more waiting is read from no further, until it reads itself
-_PROTOCOL_ERRORS = (1002, 1007)
-
-_HEAD = b"\r\n".join(
-    [
-        b"GET /ws HTTP/1.1",
-        b"Host: localhost",
-        b"Upgrade: websocket",
-        b"Connection: Upgrade",
-        b"Sec-WebSocket-Version: 13",
-        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
-        b"",
-        b"",
-    ]
-)
-"""A handshake for the library, which comes when the real one has been made. Its answer goes nowhere."""
+Said = Iterator[str | bytes | None]
+"""Frames that are still to be answered, as `whole_frames` gives them."""
 
 
-class ClientStream(trio.abc.Stream):
-    """The stream under the library: reads the socket, at a bounded rate, and writes into the client's buffer."""
+class WebSocket:
+    """One client from its handshake to its end. The socket, which does not block, belongs to it, and is closed here."""
 
-    def __init__(self, raw: socket.socket, client: Client, frames: Bucket, first: bytes) -> None:
+    __slots__ = ("_clients", "_ended", "_grant", "_peer", "_raw", "_speaker", "_stay", "_task")
+
+    def __init__(self, raw: socket.socket, grant: Grant, clients: Clients, site: str | None, peer: object) -> None:
+        """`site` is what counts as its address in the limits, `peer` is its address in the log."""
         self._raw = raw
-        self._client = client
-        self._frames = frames
-        self._first = first
-        self._meter = FrameMeter()
-        self._head = _HEAD
-        self._shaken = trio.Event()
+        self._grant = grant
+        self._clients = clients
+        self._peer = peer
+        self._stay = Stay(clients, raw, "ws", grant, site)
+        self._speaker: Speaker | None = None
+        self._task: trio.CancelScope | None = None
+        self._ended: trio.Event | None = None
 
-    def open(self) -> None:
-        """The library's handshake is over: from here on it gets what the client sends."""
-        self._shaken.set()
+    def begin(self, upgrade: Upgrade, trailing: bytes) -> None:
+        """Make the handshake and begin the subscription. `trailing` is what came after the head of the request."""
+        client = self._stay.client
+        try:
+            client.cork(upgrade.answer)
+            self._clients.hub.subscribe(client, None, upgrade.subscription, upgrade.after)
+            client.uncork()
+            self._clients.reader.add(self._raw, self)
+            if trailing:
+                self._hear(trailing)
+        except Exception as error:
+            self._fail(error)
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._head:
-            head, self._head = self._head, b""
-            return head
-        await self._shaken.wait()
-        data, self._first = self._first, b""
-        if not data:
-            try:
-                data = await _receive(self._raw, min(max_bytes or _RECEIVE_BYTES, _RECEIVE_BYTES))
-            except OSError as error:
-                raise trio.BrokenResourceError from error
-        self._client.heard = True
-        debt_seconds = self._frames.spend(trio.current_time(), self._meter.feed(data))
-        if self._meter.fragments > MAX_FRAGMENTS:
-            self._client.end(POLICY_VIOLATION, "a message in too many fragments")
-            return b""
-        if debt_seconds:
-            await trio.sleep(debt_seconds)
-        return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        client = self._client
-        frame = bytes(data)
-        if not self._shaken.is_set():
+    async def ended(self) -> None:
+        """Wait until this has ended. Cancelling ends it."""
+        if self._raw.fileno() < 0:
             return
-        if client.state is State.CLOSED:
-            raise trio.ClosedResourceError
-        if frame[0] == CLOSE_FRAME_START:
-            client.end(int.from_bytes(frame[2:4], "big"), frame=frame)
-        elif client.state is State.OPEN:
-            client.put(frame)
-        if client.held_bytes > _ANSWERED_BYTES:
-            await client.flushed()
-        else:
-            await trio.lowlevel.checkpoint()
+        self._ended = trio.Event()
+        try:
+            await self._ended.wait()
+        finally:
+            self.close()
 
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._client.flushed()
+    def on_readable(self) -> None:
+        """Hear what has come."""
+        try:
+            data = self._raw.recv(RECEIVE_BYTES)
+            if data:
+                self._hear(data)
+            else:
+                self._leave()
+        except BlockingIOError:
+            return
+        except Exception as error:
+            self._fail(error)
 
-    async def aclose(self) -> None:
-        """Wait for the last bytes to leave; the socket itself belongs to whoever made this stream."""
-        await self._client.flushed()
+    def close(self) -> None:
+        """End it at once, with a goodbye if the kernel takes it."""
+        if self._task is not None:
+            self._task.cancel()
+        self._clients.reader.remove(self._raw)
+        self._stay.leave()
+        self._stay.end()
+        self._raw.close()
+        if self._ended is not None:
+            self._ended.set()
 
+    def _fail(self, error: Exception) -> None:
+        report(error, self._peer)
+        self.close()
 
-async def run_websocket(raw: socket.socket, upgrade: Upgrade, trailing: bytes, clients: Clients) -> None:
-    """Make the handshake and serve one client until either side ends. Closing `raw` is left to the caller.
-
-    `trailing` is what came after the head of the request. Cancelling says goodbye with 1001 if the kernel takes the
-    frame at once. Raises OSError and trio's and the library's errors where the connection fails.
-    """
-    await send_head(raw, upgrade.answer)
-    await clients.serve(raw, "ws", upgrade.grant, partial(_session, raw, upgrade, trailing, clients))
-
-
-async def _session(raw: socket.socket, upgrade: Upgrade, data: bytes, clients: Clients, client: Client) -> None:
-    clients.hub.subscribe(client, None, upgrade.subscription, upgrade.after)
-    speaker: Speaker | None = None
-    while True:
-        if data and (client.heard or not only_pongs(data)):  # a pong that nobody asked for is to be counted
-            speaker = speaker or Speaker(client, Talk(clients.hub, client, upgrade.grant))
-            if not await speaker.hear(data):
-                break
+    def _hear(self, data: bytes) -> None:
+        client = self._stay.client
+        if client.heard or not only_pongs(data):  # a pong that nobody asked for is to be counted
+            self._answer(client, data)
         client.heard = True
-        data = await _receive(raw, _RECEIVE_BYTES)
-        if not data:
-            return
-    if client.state is State.OPEN or not only_close(data):
-        await speaker.hear_all(raw, data)
+
+    def _answer(self, client: Client, data: bytes) -> None:
+        speaker = self._speaker
+        if speaker is None:
+            speaker = self._speaker = Speaker(client, Talk(self._clients.hub, client, self._grant))
+        said = whole_frames(data)
+        if said is not None:
+            debt_seconds, left = speaker.count(said), iter(said)
+            if not speaker.answer(left) or debt_seconds:
+                self._start(partial(speaker.answer_slowly, left, debt_seconds))
+        elif client.state is State.OPEN or not only_close(data):
+            self._start(partial(speaker.hear_all, self._raw, data))
+        else:
+            self._start(_nothing_more)
+
+    def _leave(self) -> None:
+        """The peer has ended its side."""
+        self._stay.leave()
+        if self._stay.client.held_bytes:
+            self._start(_nothing_more)
+        else:
+            self.close()
+
+    def _start(self, work: Callable[[], Awaitable[bool]]) -> None:
+        """A task does this; it gives whether the client is quiet afterwards."""
+        self._clients.reader.remove(self._raw)
+        self._task = trio.CancelScope()
+        self._clients.nursery.start_soon(self._run, work, self._task)
+
+    async def _run(self, work: Callable[[], Awaitable[bool]], scope: trio.CancelScope) -> None:
+        quiet = False
+        try:
+            with scope, contained(lambda: self._peer):
+                quiet = await work()
+                if not quiet:
+                    self._stay.leave()
+                    await self._stay.client.flushed()
+                    self._stay.end()
+                    await linger(self._raw)
+        finally:
+            self._task = None
+            if quiet:
+                self._clients.reader.add(self._raw, self)
+            else:
+                self.close()
 
 
 class Speaker:
@@ -153,57 +166,35 @@ class Speaker:
         self._talk = talk
         self._frames = Bucket(FRAMES_PER_SECOND, FRAMES_BURST, trio.current_time())
 
-    async def hear(self, data: bytes) -> bool:
-        """Answer simple frames, at a bounded rate; False where there is any other, and nothing was answered."""
-        said = whole_frames(data)
-        if said is None:
-            return False
+    def count(self, said: list[str | bytes | None]) -> float:
+        """How many seconds to wait after these frames before the next are read."""
+        return self._frames.spend(trio.current_time(), len(said))
+
+    def answer(self, said: Said) -> bool:
+        """Answer them; False where the client must read our answers first, and some may be left."""
         client = self._client
-        debt_seconds = self._frames.spend(trio.current_time(), len(said))
         for one in said:
             if isinstance(one, str):
                 self._talk.hear(one)
             elif one is not None:
                 client.put(pong_frame(one))
-            if client.held_bytes > _ANSWERED_BYTES:
-                await client.flushed()
-        if debt_seconds:
-            await trio.sleep(debt_seconds)
+            if client.held_bytes > ANSWERED_BYTES:
+                return False
         return True
 
-    async def hear_all(self, raw: socket.socket, first: bytes) -> None:
-        """Have the library read what the client sends, `first` before the rest, until the connection ends."""
-        async with trio.open_nursery() as nursery:
-            stream = ClientStream(raw, self._client, self._frames, first)
-            proposal = await wrap_server_stream(nursery, stream, max_message_size=MAX_MESSAGE_BYTES)
-            connection = await proposal.accept()
-            stream.open()
-            await _converse(connection, self._client, self._talk)
-            nursery.cancel_scope.cancel()
+    async def answer_slowly(self, said: Said, debt_seconds: float) -> bool:
+        """Answer what is left as fast as the client reads. True: it is quiet then."""
+        await self._client.flushed()
+        while not self.answer(said):
+            await self._client.flushed()
+        await trio.sleep(debt_seconds)
+        return True
+
+    async def hear_all(self, raw: socket.socket, first: bytes) -> bool:
+        """Have the library read all that the client sends, `first` before the rest. False: until the end."""
+        await hear_all(raw, self._client, self._talk, self._frames, first)
+        return False
 
 
-async def _converse(connection: WebSocketConnection, client: Client, talk: Talk) -> None:
-    """Answer the client's messages until the connection ends."""
-    while True:
-        try:
-            message = await connection.get_message()
-        except ConnectionClosed as closed:
-            if closed.reason is not None and closed.reason.code in _PROTOCOL_ERRORS:
-                client.end(closed.reason.code, closed.reason.reason or "")
-            return
-        if isinstance(message, str) and len(message.encode()) > MAX_MESSAGE_BYTES:  # the library counts characters
-            client.end(TOO_LARGE, f"a message has at most {MAX_MESSAGE_BYTES} bytes")
-        else:
-            talk.hear(message)
-        if client.held_bytes > _ANSWERED_BYTES:
-            await client.flushed()
-
-
-async def _receive(raw: socket.socket, max_bytes: int) -> bytes:
-    """The next bytes, empty at the end of the connection. Raises OSError."""
-    while True:
-        await trio.lowlevel.wait_readable(raw)
-        try:
-            return raw.recv(max_bytes)
-        except BlockingIOError:
-            continue
+async def _nothing_more() -> bool:
+    return False

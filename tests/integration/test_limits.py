@@ -140,7 +140,7 @@ async def test_a_crowd_of_clients_is_let_through_however_small_the_lobby(small_l
 
 async def test_one_address_gets_a_part_of_the_lobby(small_lobby: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loopback counts as no address; so here it is made to count."""
-    monkeypatch.setattr("bridge.server.connection.Door._limited", lambda _self, address: str(address))
+    monkeypatch.setattr("bridge.server.door.Door.limited", lambda _self, address: str(address))
     async with running_server() as server:
         silent = [await server.connect() for _ in range(small_lobby // 4)]
         one_more = await server.connect()
@@ -240,7 +240,8 @@ async def test_ten_thousand_bad_connections_leave_nothing_behind(
         assert resident_bytes() - resident < 4_000_000
         assert server.hub.client_count == 1
         server.hub.deliver([happening(1)])
-        message = await witness.message()
+        while (message := await witness.message()) == ("ping", b""):  # it has taken long on a busy machine
+            pass
         assert isinstance(message, dict)
         assert message["payload"] == {"n": 1}
         assert server.hub.buffers.total_bytes == 0
