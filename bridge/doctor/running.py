@@ -7,6 +7,7 @@ started. One that was named by ``--url`` has to answer.
 import os
 import ssl
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -158,6 +159,7 @@ def judge(answer: Answer, now: float | None = None) -> list[Finding]:
         return [Finding("warning", SUBJECT, text, todo)]
     findings = [_health(where, answer)]
     findings += _links(where, status)
+    findings += _processes(where, status)
     if (news := _news(where, status, time.time() if now is None else now)) is not None:
         findings.append(news)
     clients, most = status.get("clients"), status.get("max_clients")
@@ -198,6 +200,26 @@ def _links(where: str, status: dict[str, Any]) -> list[Finding]:
         if "appending" in link:
             does = "appends to the log" if link["appending"] else "follows the log, and would step in"
             findings.append(Finding("good", SUBJECT, f"{where} {does}"))
+    return findings
+
+
+def _processes(where: str, status: dict[str, Any]) -> list[Finding]:
+    """The processes of ``--workers``."""
+    entries = status.get("processes")
+    processes = [each for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
+    if not processes:
+        return []
+    roles = Counter(str(each.get("role")) for each in processes)
+    all_of_them = ", ".join(count(number, role) for role, number in sorted(roles.items()))
+    findings = [Finding("good", SUBJECT, f"{where} has {all_of_them}")]
+    for each in processes:
+        name = f"{where}: {each.get('name')} (process {each.get('pid')})"
+        if each.get("status") not in ("ok", "starting"):
+            text = f"{name} is {each.get('status')}"
+            findings.append(Finding("bad", SUBJECT, text, "see what it logs; one that is silent is stopped or stuck"))
+        if isinstance(restarts := each.get("restarts"), int) and restarts:
+            text = f"{name} was started again {count(restarts, 'time')}"
+            findings.append(Finding("warning", SUBJECT, text, "look for the reason in the log, where it ended"))
     return findings
 
 

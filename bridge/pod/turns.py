@@ -13,9 +13,9 @@ from bridge.pod.table import BEAT_SECONDS, Table
 from bridge.server.limits import Places
 
 YIELD_SECONDS = 0.001
-YIELDS = 3
+YIELDS = 5
 LEAVING_SECONDS = 0.05
-LEAST_LEAD, MOST_LEAD, LEAD_SHARE = 2, 32, 8
+LEAST_LEAD, MOST_LEAD, LEAD_SHARE = 1, 32, 8
 """How many connections more than another a worker may have: the more there are, the more, so that a crowd is not
 taken one by one in turns."""
 

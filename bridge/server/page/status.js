@@ -163,8 +163,21 @@ function loadFacts(status) {
   if (redis.backlog_entries !== undefined) {
     rows.push(["Backlog", `${count(redis.backlog_entries)} entries`, redis.backlog_entries > 1000 ? "suspect" : "", [bytes(redis.backlog_bytes)]]);
   }
+  if (status.processes !== undefined) rows.push(processFacts(status.processes));
   rows.push(["Position", shortId(status.position), "", []]);
   return rows;
+}
+
+/** The processes of --workers: how many clients each has, and which of them is not well. */
+function processFacts(processes) {
+  const workers = processes.filter(({ role }) => role === "worker");
+  const unwell = processes.filter(({ status }) => status !== "ok").map(({ name, status }) => `${name} is ${status}`);
+  const restarts = processes.reduce((sum, each) => sum + each.restarts, 0);
+  return ["Workers", count(workers.length), unwell.length ? "suspect" : "", [
+    `${workers.map(({ clients }) => count(clients)).join(" + ")} clients`,
+    ...unwell,
+    restarts ? `${count(restarts)} restarts` : "",
+  ]];
 }
 
 function ago(seconds) {
