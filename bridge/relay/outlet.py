@@ -64,6 +64,8 @@ class _Reader:
         self.asking = False
         """Whether a question of it waits for its answer."""
         self.silent_ticks = 0
+        self.gone = False
+        """Whether the connection has ended: it still counts for a moment, in which the worker may come again."""
         self.told_terms: set[int] = set()
         self.told_version = -1
 
@@ -112,7 +114,7 @@ class Outlet:
     @property
     def readers(self) -> int:
         """How many workers are connected."""
-        return len(self._readers)
+        return sum(not reader.gone for reader in self._readers)
 
     async def serve(self, path: Path, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Accept workers at this socket, which only this user may use. Never returns. Raises OSError where the socket
@@ -127,8 +129,10 @@ class Outlet:
         """Never returns. Lets go of what only readers hold that have been silent for too long."""
         while True:
             await anyio.sleep(TICK_SECONDS)
-            for reader in self._readers:
+            for reader in list(self._readers):
                 reader.silent_ticks += 1
+                if reader.gone and not reader.counts:
+                    self._readers.discard(reader)
             self._trim()
 
     async def serve_stream(self, stream: anyio.abc.ByteStream) -> None:
@@ -141,8 +145,7 @@ class Outlet:
         except ValueError as error:
             log.warning("A worker asked what cannot be understood, and was disconnected: %s", error)
         finally:
-            self._readers.discard(reader)
-            self._trim()
+            reader.gone, reader.asking, reader.silent_ticks = True, False, 0
             await anyio.aclose_forcefully(stream)
 
     async def _serve(self, reader: _Reader) -> None:
