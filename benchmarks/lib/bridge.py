@@ -112,6 +112,7 @@ def bridge(
     max_clients: int = 20_000,
     settings: dict[str, str] | None = None,
     arguments: tuple[str, ...] = (),
+    command: Literal["serve", "listen"] = "serve",
 ) -> Iterator[RunningBridge]:
     """A bridge on a free port, ready in this mode, for the block. `settings`: more of the environment."""
     ours = re.compile(r"BRIDGE_|DB_|DATABASE_URL$|REDIS_URL$|USE_REDIS_NOTIFIER$|PG")
@@ -126,13 +127,11 @@ def bridge(
         "BRIDGE_LOG_LEVEL": "warning",
         **(settings or {}),
     }
-    command = [sys.executable, "-m", "bridge", "serve", *arguments]
+    line = [sys.executable, "-m", "bridge", command, *arguments]
     if workers is not None:
-        command += ["--workers", str(workers)]
+        line += ["--workers", str(workers)]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment
-        )
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment)
         running = RunningBridge(process, log)
         try:
             running.wait_until_listening()

@@ -16,7 +16,7 @@
  *   handshakes FILE       writes when each client was told `subscribed`, since the first connect (int64), answers
  *   stall FIRST COUNT     reads no more from these clients, answers
  *   end FIRST COUNT       closes these clients, answers
- * An answer is one line: events, disorder, repeated, late, gaps, closed, bytes, nanoseconds of the last event.
+ * An answer is one line: events, disorder, repeated, late, gaps, pending gaps, closed, bytes, nanoseconds of the last event.
  * The end of standard input ends it.
  */
 #define _GNU_SOURCE
@@ -58,7 +58,7 @@ static int64_t *shared; /* the one record of all */
 static int64_t capacity, started, *shaken;
 static char **targets;
 static int target_count;
-static int64_t events, disorder, repeated, late, gaps, ended, bytes, last_ns;
+static int64_t events, disorder, repeated, late, gaps, pending, ended, bytes, last_ns;
 static int64_t wanted = -1, deadline;
 static char *buffer;
 
@@ -74,7 +74,8 @@ static void fail(const char *what) {
 }
 
 static void answer(const char *word) {
-    printf("%s %ld %ld %ld %ld %ld %ld %ld %ld\n", word, events, disorder, repeated, late, gaps, ended, bytes, last_ns);
+    printf("%s %ld %ld %ld %ld %ld %ld %ld %ld %ld\n", word, events, disorder, repeated, late, gaps, pending, ended, bytes,
+           last_ns);
     fflush(stdout);
 }
 
@@ -113,8 +114,10 @@ static void message(struct client *client, const char *text, size_t size, int64_
             return;
         }
     }
-    if (memmem(text, size, "\"type\":\"gap\"", 12)) gaps++;
-    else if (client->state == SHAKING && memmem(text, size, "\"type\":\"subscribed\"", 19)) {
+    if (memmem(text, size, "\"type\":\"gap\"", 12)) {
+        if (memmem(text, size, "\"pending\":true", 14)) pending++;
+        else gaps++;
+    } else if (client->state == SHAKING && memmem(text, size, "\"type\":\"subscribed\"", 19)) {
         client->state = READING;
         subscribed++;
         shaken[client - clients] = when - started;
@@ -283,7 +286,7 @@ static void reset(void) {
         if (i < recorded) memset(clients[i].times, 0, capacity * sizeof(int64_t));
     }
     if (shared) memset(shared, 0, capacity * sizeof *shared);
-    events = disorder = repeated = late = gaps = bytes = last_ns = 0;
+    events = disorder = repeated = late = gaps = pending = bytes = last_ns = 0;
 }
 
 static void obey(char *line) {

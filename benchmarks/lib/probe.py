@@ -32,7 +32,9 @@ class Seen:
     """Events that a recorded client had before."""
     late: int
     gaps: int
-    """Messages that announce one, pending ones too."""
+    """Messages that announce a final one."""
+    pending: int
+    """Messages that announce one which late events may still fill."""
     closed: int
     """Clients disconnected since the probe began."""
     bytes: int
@@ -42,7 +44,7 @@ class Seen:
     @property
     def flawless(self) -> bool:
         """Everything in order, nothing twice, no gap, nobody disconnected."""
-        return not (self.disorder or self.repeated or self.late or self.gaps or self.closed)
+        return not (self.disorder or self.repeated or self.late or self.gaps or self.pending or self.closed)
 
 
 class Probe(LineProcess):
