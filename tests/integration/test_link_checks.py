@@ -1,16 +1,20 @@
 """Links to real servers pass the checks that links to the simulation's servers pass."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 
 from bridge.links.openers import RealLinks, Session
+from bridge.links.pod import PodLink, open_pod
 from bridge.links.sessions import TERM_SHIFT
 from tests.support.link_bench import HISTORY_ENTRIES
 from tests.support.link_checks import CHECKS, Check
+from tests.support.pod import FakePod
+from tests.support.pod_checks import POD_CHECKS, PodCheck
 from tests.support.stack import Stack
 
 
@@ -64,6 +68,34 @@ class RealBench:
         self._stack.redis.command("REPLICAOF", "127.0.0.1", "1")
         yield
         self._stack.redis.command("REPLICAOF", "NO", "ONE")
+
+
+class SocketBench:
+    """The bench of a pod on a real socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.pod = FakePod(history_entries=5000)
+        self._path = path
+        self._serving = trio.CancelScope()
+
+    def link(self) -> AbstractAsyncContextManager[PodLink]:
+        return open_pod(self._path)
+
+    async def serve(self, task_status: trio.TaskStatus[None]) -> None:
+        with self._serving:
+            await self.pod.outlet.serve(self._path, task_status=task_status)
+
+    async def kill(self) -> None:
+        self._serving.cancel()
+
+
+@pytest.mark.parametrize("check", POD_CHECKS, ids=lambda check: check.__name__)
+async def test_on_a_real_socket(check: PodCheck, tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        bench = SocketBench(tmp_path / "listener.sock")
+        await nursery.start(bench.serve)
+        await check(bench)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

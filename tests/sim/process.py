@@ -148,8 +148,8 @@ class Process:
                     self.relay = Relay(self.settings, links, METRICS, with_redis=self.world.with_redis)
                     self._nursery.start_soon(self.relay.run)
                     if any(one.pod is self for one in self.world.processes):
-                        self._outlet = Outlet(self.relay, self.settings.digest, trims=not self.world.with_redis)
-                        self._nursery.start_soon(self._serve_pod, self._outlet)
+                        outlet = Outlet(self.relay, self.settings.digest, trims=not self.world.with_redis)
+                        self._nursery.start_soon(self.serve_pod, outlet)
                 if self.serves:
                     open_own = partial(open_pod, pathlib.Path(self.name)) if self.pod is not None else None
                     self.feed, self._hub = _feed_and_hub(self.settings, links, self.relay, open_own)
@@ -169,6 +169,7 @@ class Process:
         """SIGKILL: what it has sent arrives, and nothing else."""
         for wire in self.wires:
             wire.close()
+        self._outlet = None
         for end in self._ends:
             end.abandon()
         for connection in self.sessions:
@@ -184,8 +185,9 @@ class Process:
         self._arrived.set()
         return True
 
-    async def _serve_pod(self, outlet: Outlet) -> None:
+    async def serve_pod(self, outlet: Outlet) -> None:
         """What `Outlet.serve` does, with connections in memory."""
+        self._outlet = outlet
         async with trio.open_nursery() as nursery:
             nursery.start_soon(outlet.keep_trimmed)
             served: set[ServerEnd] = set()

@@ -1,15 +1,18 @@
 """The servers in memory are verified: links to them pass the checks that links to real servers pass."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from random import Random
 from typing import cast
 from unittest import mock
 
 import pytest
 import trio
+import trio.testing
 
 from bridge.links.openers import Session
+from bridge.links.pod import PodLink, open_pod
 from bridge.links.postgres import ListenSession
 from tests.sim.faults import OUT_OF_MEMORY, READ_ONLY
 from tests.sim.plan import Plan, ProcessPlan
@@ -19,6 +22,8 @@ from tests.sim.runtime import run
 from tests.sim.world import World
 from tests.support.link_bench import HISTORY_ENTRIES
 from tests.support.link_checks import CHECKS, Check
+from tests.support.pod import FakePod
+from tests.support.pod_checks import POD_CHECKS, PodCheck
 
 
 class MemoryBench:
@@ -88,6 +93,39 @@ def test_in_memory(check: Check) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(world.agenda.run)
                 await check(MemoryBench(world))
+                nursery.cancel_scope.cancel()
+
+    run(0, main)
+
+
+class MemoryPodBench:
+    """The bench of a pod in memory: a world whose processes do not run, and the outlet in place of the listener's."""
+
+    def __init__(self, world: World) -> None:
+        self.pod = FakePod(history_entries=5000)
+        self._listener, self._worker = world.processes
+
+    def link(self) -> AbstractAsyncContextManager[PodLink]:
+        return open_pod(Path(self._worker.name))
+
+    async def serve(self) -> None:
+        await self._listener.serve_pod(self.pod.outlet)
+
+    async def kill(self) -> None:
+        self._listener.kill()
+
+
+@pytest.mark.parametrize("check", POD_CHECKS, ids=lambda check: check.__name__)
+def test_the_pod_link_in_memory(check: PodCheck) -> None:
+    async def main(choices: Random) -> None:
+        world = World(Plan(0, (ProcessPlan("listener"), ProcessPlan("worker", 0, 0)), ()), choices)
+        bench = MemoryPodBench(world)
+        with mock.patch("bridge.links.pod._connect", world.connect_pod):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(world.agenda.run)
+                nursery.start_soon(bench.serve)
+                await trio.testing.wait_all_tasks_blocked()
+                await check(bench)
                 nursery.cancel_scope.cancel()
 
     run(0, main)
