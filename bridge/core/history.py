@@ -83,17 +83,24 @@ class History:
         self.fill(Filled(*past.hole))
         self._trim()
 
-    def append(self, event: Event) -> None:
-        """An event that is newer than all before."""
+    def extend(self, events: Sequence[Event]) -> None:
+        """Events that are newer than all before, in order."""
+        if not events:
+            return
+        if len(events) > 1 and len({event.position.term for event in events}) > 1:
+            for event in events:
+                self.extend([event])
+            return
+        first = events[0].position
         if not self._stretches:
-            self.begin(event.position.plus(-1))
+            self.begin(first.plus(-1))
         last = self._stretches[-1]
         newest = last.events[-1].position if last.events else last.floor
-        if newest.term != event.position.term and self._timeline.convert(event.position, last.floor.term) is None:
-            self.add_gap(Gap(newest, event.position, "failover"))
+        if newest.term != first.term and self._timeline.convert(first, last.floor.term) is None:
+            self.add_gap(Gap(newest, first, "failover"))
             last = self._stretches[-1]
-        last.events.append(event)
-        self._grow()
+        last.events += events
+        self._grow(len(events))
 
     def insert(self, event: Event) -> None:
         """A late event. One that has no place here lies in a gap: there it stays missing."""
@@ -280,9 +287,9 @@ class History:
     def _key(self, stretch: Stretch) -> "_Key":
         return _Key(self._timeline, stretch.floor.term)
 
-    def _grow(self) -> None:
-        """One event more."""
-        self._count += 1
+    def _grow(self, count: int = 1) -> None:
+        """So many events more."""
+        self._count += count
         if self._count > self._entries + self._entries // 10:
             self._trim()
 

@@ -6,7 +6,7 @@ match cost one look-up an event, not a thousand comparisons. A field that may ha
 once for each, and several such fields once for each combination.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -110,6 +110,23 @@ class Topics(Generic[Group]):
                 present = payload_fields(event.data)
             found += by_values.get(tuple(map(present.get, names)), ())
         return list(dict.fromkeys(found)) if self._repeated and len(found) > 1 else found
+
+    def match_all(self, events: Sequence[Event]) -> dict[Group, Sequence[int]]:
+        """Every group that wants any of these events, with the indexes of those that it wants, in order."""
+        if len(events) == 1:
+            return dict.fromkeys(self.match(events[0]), (0,))
+        by_names = self._index.get(events[0].channel, {}) if len({event.channel for event in events}) == 1 else None
+        if by_names is not None and by_names.keys() <= {()}:  # nobody compares fields: each group wants all of them
+            return dict.fromkeys(by_names[()][()], range(len(events))) if by_names else {}
+        found: dict[Group, list[int]] = {}
+        for index, event in enumerate(events):
+            for group in self.match(event):
+                wanted = found.get(group)
+                if wanted is None:
+                    found[group] = [index]
+                else:
+                    wanted.append(index)
+        return {**found}
 
 
 def _entries(subscription: Subscription) -> Iterator[tuple[str, _Names, _Values]]:

@@ -31,14 +31,22 @@ ErrorCode = Literal["bad_message", "unknown_channel", "forbidden", "too_many_sub
 _encode = msgspec.json.encode
 
 
+def _text_head(size: int) -> bytes:
+    if size < 126:
+        return b"\x81%c" % size
+    if size < 65536:
+        return b"\x81\x7e%b" % size.to_bytes(2, "big")
+    return b"\x81\x7f%b" % size.to_bytes(8, "big")
+
+
+_HEADS: Final = tuple(map(_text_head, range(2048)))
+"""Of the text frames of usual sizes."""
+
+
 def text_frame(data: bytes) -> bytes:
     """One unmasked text frame that holds `data`, which must be UTF-8."""
     size = len(data)
-    if size < 126:
-        return b"\x81%c%b" % (size, data)
-    if size < 65536:
-        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), data)
-    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), data)
+    return (_HEADS[size] if size < 2048 else _text_head(size)) + data
 
 
 def pong_frame(payload: bytes) -> bytes:

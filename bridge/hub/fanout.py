@@ -14,7 +14,7 @@ from bridge.core.wire import text_frame
 from bridge.hub.client import Chunk, Client
 from bridge.hub.encoding import FinalGap, Message, Protocol, encode, event_message
 from bridge.hub.lack import Lack
-from bridge.hub.members import Group, Members
+from bridge.hub.members import Members
 from bridge.telemetry import Metrics
 
 JOINED_BYTES = 256 * 1024
@@ -38,44 +38,24 @@ class Fanout:
         if not items:
             return
         before = self.position
-        runs: dict[Group, list[int]] = {}
-        match = self.members.match
-        for index, item in enumerate(items):
-            for group in match(item):
-                run = runs.get(group)
-                if run is None:
-                    runs[group] = [index]
-                else:
-                    run.append(index)
+        runs = self.members.match_all(items)
         self.position = items[-1].position
-        encoded: dict[tuple[Protocol, tuple[Lack, ...]], list[bytes | None]] = {}
-        joined: dict[tuple[Protocol, tuple[Lack, ...], tuple[int, ...] | None], list[Chunk]] = {}
+        forms: dict[tuple[Protocol, tuple[Lack, ...]], _Form] = {}
         deliveries = sent_bytes = 0
         for group, run in runs.items():
-            key = None if len(run) == len(items) else tuple(run)
             group.quiet_ticks = 0
-            protocol = group.key.protocol
+            protocol = group.protocol
             cohorts = self.members.cohorts(group.clients) if self.members.lacking else {(): group.clients}
             for lacks, clients in cohorts.items():
-                chunks = joined.get((protocol, lacks, key))
-                if chunks is None:
-                    frames = encoded.setdefault((protocol, lacks), [None] * len(items))
-                    for index in run:
-                        if frames[index] is None:
-                            frames[index] = self._encode(protocol, items[index], lacks)
-                    chunks = _join([frame for index in run if (frame := frames[index]) is not None], before)
-                    joined[protocol, lacks, key] = chunks
-                for chunk in chunks:
+                form = forms.get((protocol, lacks))
+                if form is None:
+                    form = forms[protocol, lacks] = _Form(items, before, protocol, lacks)
+                for chunk in form.chunks(run):
                     _write(chunk, clients)
                     sent_bytes += chunk.size * len(clients)
                 deliveries += len(run) * len(clients)
         self._metrics.events.inc(len(items))
         self._count(deliveries, sent_bytes)
-
-    def _encode(self, protocol: Protocol, event: Event, lacks: tuple[Lack, ...]) -> bytes:
-        if protocol == "ws" and not lacks:
-            return text_frame(event.data)
-        return encode(protocol, event_message(event, Cursor(event.position, tuple(lack.gap for lack in lacks))))
 
     def tell(
         self,
@@ -130,6 +110,49 @@ class Fanout:
             self._metrics.bytes_sent.inc(sent_bytes)
 
 
+class _Form:
+    """Events in one form: each is encoded once, and each choice of them is joined once."""
+
+    __slots__ = ("_before", "_events", "_frames", "_joined", "_lacks", "_protocol")
+
+    def __init__(
+        self, events: Sequence[Event], before: Position | None, protocol: Protocol, lacks: tuple[Lack, ...]
+    ) -> None:
+        self._events = events
+        self._before = before
+        self._protocol: Protocol = protocol
+        self._lacks = lacks
+        self._frames: dict[int, bytes] = {}
+        self._joined: dict[int | tuple[int, ...], list[Chunk]] = {}
+
+    def chunks(self, run: Sequence[int]) -> list[Chunk]:
+        """The events of these indexes."""
+        if len(run) == 1:
+            return self._single(run[0])
+        choice = -1 if len(run) == len(self._events) else tuple(run)
+        chunks = self._joined.get(choice)
+        if chunks is None:
+            frames = self._frames
+            new = [index for index in run if index not in frames]
+            frames.update(zip(new, self._encode([self._events[index] for index in new]), strict=True))
+            chunks = self._joined[choice] = _join([frames[index] for index in run], self._before)
+        return chunks
+
+    def _single(self, index: int) -> list[Chunk]:
+        chunks = self._joined.get(index)
+        if chunks is None:
+            if index not in self._frames:
+                (self._frames[index],) = self._encode((self._events[index],))
+            chunks = self._joined[index] = [Chunk(self._frames[index], self._before)]
+        return chunks
+
+    def _encode(self, events: Sequence[Event]) -> list[bytes]:
+        if self._protocol == "ws" and not self._lacks:
+            return [text_frame(event.data) for event in events]
+        gaps = tuple(lack.gap for lack in self._lacks)
+        return [encode(self._protocol, event_message(event, Cursor(event.position, gaps))) for event in events]
+
+
 def _write(chunk: Chunk, clients: Iterable[Client]) -> None:
     """The same bytes to every client. The loop that all throughput depends on."""
     data, size = chunk.data, chunk.size
@@ -150,8 +173,8 @@ def _write(chunk: Chunk, clients: Iterable[Client]) -> None:
 
 def _join(frames: list[bytes], before: Position | None) -> list[Chunk]:
     """The frames in as few chunks as `JOINED_BYTES` allows; a frame is never divided."""
-    if len(frames) == 1:
-        return [Chunk(frames[0], before)]
+    if sum(map(len, frames)) <= JOINED_BYTES:
+        return [Chunk(b"".join(frames), before)]
     chunks: list[Chunk] = []
     start = size = 0
     for index, frame in enumerate(frames):

@@ -158,9 +158,8 @@ class Hub:
         for item in items:
             if isinstance(item, Event) and not item.late:
                 plain.append(item)
-                self.history.append(item)
                 continue
-            self.fanout.events(plain)
+            self._deliver_in_order(plain)
             plain = []
             if isinstance(item, Past):
                 self.history.remember(item)
@@ -176,7 +175,7 @@ class Hub:
             else:
                 self.history.add_gap(item)
                 self.gaps.announce(item)
-        self.fanout.events(plain)
+        self._deliver_in_order(plain)
         if self.buffers.total_bytes > self.buffers.all_bytes:
             self._shed()
         if self.buffers.ended:
@@ -244,6 +243,10 @@ class Hub:
             return
         self.greet(client, name, wish, self.fanout.cursor_of(self.members.lacking.get(client, ())))
         self.join(client, name, (), self.position)
+
+    def _deliver_in_order(self, events: Sequence[Event]) -> None:
+        self.history.extend(events)
+        self.fanout.events(events)
 
     def _recovered(self, client: Client) -> None:
         """A lagging client takes messages again: tell it what it missed."""

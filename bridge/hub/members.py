@@ -1,6 +1,6 @@
 """Who hears what: clients, their subscriptions, the groups of those that hear the same, and what each still lacks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -49,10 +49,11 @@ class GroupKey(NamedTuple):
 class Group:
     """Clients that hear the same in the same form. A dict, because it keeps the order in which they came."""
 
-    __slots__ = ("clients", "key", "quiet_ticks")
+    __slots__ = ("clients", "key", "protocol", "quiet_ticks")
 
     def __init__(self, key: GroupKey) -> None:
         self.key = key
+        self.protocol: Protocol = key.protocol
         self.clients: dict[Client, None] = {}
         self.quiet_ticks = 0
 
@@ -130,6 +131,10 @@ class Members:
     def match(self, event: Event) -> list[Group]:
         """The groups that want this event, each once."""
         return self._topics.match(event)
+
+    def match_all(self, events: Sequence[Event]) -> dict[Group, Sequence[int]]:
+        """The groups that want any of these events, and the indexes of those that each wants, in order."""
+        return self._topics.match_all(events)
 
     def wants(self, client: Client, event: Event, gap: OpenGap) -> bool:
         """Whether a member of a matching group wants an event of this open gap, which may concern one subscription."""

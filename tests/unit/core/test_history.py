@@ -198,13 +198,13 @@ def test_what_is_kept_is_bounded() -> None:
     history = History(Timeline(), 100)
     for term in range(1, 3 * MAX_STRETCHES):
         history.add_gap(Gap(Position(term, 5), Position(term + 1, 0), "failover", pending=bool(term % 2)))
-        history.append(happening(1, term=term + 1))
+        history.extend([happening(1, term=term + 1)])
         if term % 2:
             history.fill(Filled(Position(term, 5), Position(term + 1, 0)))
         assert len(history) <= 110
         assert len(history._stretches) <= MAX_STRETCHES
     for seq in range(2, 1000):
-        history.append(happening(seq, term=3 * MAX_STRETCHES))
+        history.extend([happening(seq, term=3 * MAX_STRETCHES)])
         assert len(history) <= 110
     assert history._pending == set()
 
@@ -212,7 +212,33 @@ def test_what_is_kept_is_bounded() -> None:
 def test_late_events_without_end_are_bounded_too() -> None:
     history = History(Timeline(), 100)
     history.begin(Position(1, 0))
-    history.append(happening(100_000))
+    history.extend([happening(100_000)])
     for seq in range(1, 2000):
         history.insert(happening(seq))
         assert len(history) <= 110
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=30), st.data())
+def test_many_events_are_kept_as_one_after_the_other(terms: list[int], data: st.DataObject) -> None:
+    """The third term is related to the second one, the first to none."""
+    timeline = Timeline()
+    timeline.relate(Position(3, 0), Position(2, 50))
+    together, single = History(timeline, 8), History(timeline, 8)
+    events = [happening(seq, term=term) for seq, term in enumerate(sorted(terms), 1)]
+    while events:
+        count = data.draw(st.integers(1, len(events)))
+        some, events = events[:count], events[count:]
+        together.extend(some)
+        for one in some:
+            single.extend([one])
+        newest = some[-1].position
+        for history in (together, single):
+            assert history.knows(newest)
+        assert [one.gap for one in together._stretches[-2:]] == [one.gap for one in single._stretches[-2:]]
+        kept = min(len(together), len(single))
+        assert every_event(together)[-kept:] == every_event(single)[-kept:]
+        assert len(together) <= 8 + max(1, count)
+
+
+def every_event(history: History) -> list[Event]:
+    return [event for stretch in history._stretches for event in stretch.events]

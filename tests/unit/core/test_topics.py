@@ -54,6 +54,11 @@ def test_match_finds_what_comparing_each_subscription_finds(
         wanted = {group for subscription, group in entries if wants(subscription, one)}
         assert sorted(topics.match(one)) == sorted(wanted)
 
+    found = topics.match_all(heard)
+    for group in range(len(subscribed)):
+        assert list(found.get(group, ())) == [i for i, one in enumerate(heard) if group in topics.match(one)]
+    assert all(map(len, found.values()))
+
 
 @given(subscriptions, events)
 def test_a_subscription_matches_as_the_index_does(subscription: Subscription, heard: Event) -> None:
@@ -86,4 +91,6 @@ def test_payloads_are_not_parsed_for_clients_without_a_filter() -> None:
     topics: Topics[str] = Topics()
     topics.add(Subscription(frozenset({"a"})), "all of a")
     topics.add(Subscription(frozenset({"b"}), (("m", ("1",)),)), "some of b")
-    assert topics.match(Event(Position(1, 1), "a", b"no JSON at all")) == ["all of a"]
+    silly = Event(Position(1, 1), "a", b"no JSON at all")
+    assert topics.match(silly) == ["all of a"]
+    assert topics.match_all([silly, silly]) == {"all of a": range(2)}
