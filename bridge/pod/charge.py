@@ -35,7 +35,6 @@ class Ended:
 
     pid: int
     returncode: int
-    was_ready: bool
     error: BridgeError | None
 
     def __str__(self) -> str:
@@ -91,7 +90,6 @@ class Charge:
 
         It gets ready to work at once, and begins after this event (or does not wait for it any longer).
         """
-        self.ready, self.works, self.silent, self.snapshot, self._error = trio.Event(), False, False, None, None
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
@@ -113,7 +111,14 @@ class Charge:
                 with trio.CancelScope(shield=True):
                     await process.wait()  # a killed process ends
             self._process = self._control = None
-        return Ended(process.pid, process.returncode or 0, self.ready.is_set(), self._error)
+        ended = Ended(process.pid, process.returncode or 0, self._error)
+        self.ready, self.works, self.silent, self._error = trio.Event(), False, False, None
+        return ended
+
+    def take_snapshot(self) -> Snapshot | None:
+        """The last of a life that has ended, once."""
+        snapshot, self.snapshot = self.snapshot, None
+        return snapshot
 
     def tell(self, kind: Kind, body: bytes = b"") -> None:
         if self._control is not None:

@@ -73,8 +73,8 @@ class Collector:
     def bury(self, charge: Charge) -> None:
         """This child has ended, and another one takes its place."""
         self._restarts.labels(charge.role).inc()
-        if charge.snapshot is not None:
-            self._gone = add_up(self._gone, charge.snapshot.families)
+        if (last := charge.take_snapshot()) is not None:
+            self._gone = add_up(self._gone, last.families)
 
     async def status(self) -> bytes:
         """/status of all as JSON; empty where nobody has said anything yet."""
