@@ -9,6 +9,7 @@ came marked `late`, how many never came (those must be covered by a gap that was
 The servers are this benchmark's own. Numbers are medians of the rounds, but for what was lost or came twice: sums.
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -38,7 +39,7 @@ from benchmarks.lib.sender import CHANNEL, REST, Times, session
 from benchmarks.lib.stats import median
 from bridge.embedded import started
 
-BEFORE_SECONDS, AFTER_SECONDS = 1.5, 4.0
+BEFORE_SECONDS = 1.5
 ARRIVE_SECONDS = 5.0
 START_SECONDS = 10.0
 PREFIX = {"BRIDGE_REDIS_PREFIX": "benchmark_failover"}
@@ -207,6 +208,7 @@ def main() -> None:
     made.add_argument("--rounds", type=int, default=3)
     made.add_argument("--per-second", type=float, default=500)
     made.add_argument("--outage", type=float, default=3.0, metavar="SECONDS")
+    made.add_argument("--after", type=float, default=4.0, metavar="SECONDS", help="that it is back")
     made.add_argument("--only", metavar="WORDS", help="scenarios whose description contains this")
     options = made.parse_args()
     wanted = [each for each in SCENARIOS if not options.only or options.only in f"{each.what}, {each.shape}"]
@@ -219,16 +221,14 @@ def main() -> None:
             for _ in range(options.rounds):
                 for scenario in wanted:
                     with turn(options):
-                        heard.setdefault(scenario, []).append(
-                            play(scenario, embedded.database_url, valkey, options.per_second, options.outage)
-                        )
+                        heard.setdefault(scenario, []).append(play(scenario, embedded.database_url, valkey, options))
         finally:
             valkey.kill()
     report(heard, result)
     result.finish(options)
 
 
-def play(scenario: Scenario, database_url: str, valkey: Valkey, per_second: float, outage: float) -> Heard:
+def play(scenario: Scenario, database_url: str, valkey: Valkey, options: argparse.Namespace) -> Heard:
     """One round."""
     with contextlib.ExitStack() as stack:
         listeners = [
@@ -246,18 +246,18 @@ def play(scenario: Scenario, database_url: str, valkey: Valkey, per_second: floa
                 settings=PREFIX,
             )
         )
-        capacity = int(per_second * (BEFORE_SECONDS + outage + AFTER_SECONDS) * 2)
+        capacity = int(options.per_second * (BEFORE_SECONDS + options.outage + options.after) * 2)
         probe = stack.enter_context(clients(running.port, 1, recorded=1, capacity=capacity))
-        notifier = Notifier(database_url, per_second)
+        notifier = Notifier(database_url, options.per_second)
         notifier.start()
         world = World(database_url, valkey, [running], listeners)
         time.sleep(BEFORE_SECONDS)
         failed_ns = time.monotonic_ns()
         scenario.fail(world)
-        time.sleep(outage)
+        time.sleep(options.outage)
         healed_ns = time.monotonic_ns()
         scenario.heal(world)
-        time.sleep(AFTER_SECONDS)
+        time.sleep(options.after)
         notifier.end()
         return judge(probe, notifier, capacity, failed_ns, healed_ns)
 

@@ -33,7 +33,7 @@ from benchmarks.lib.sender import CHANNEL, paced
 from benchmarks.lib.stats import median
 
 WANTED_RATIO = 2.0
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 0.5
 ARRIVE_SECONDS = 60.0
 KEY = "a key for the tokens of a benchmark"
 FEW = 100
@@ -66,12 +66,12 @@ class Cost:
     """From the commit until the last client that wants it has it: of an event, not of a delivery."""
 
 
-def cases(count: int) -> Iterator[Case]:
+def cases(count: int, events: int) -> Iterator[Case]:
     """In pairs: one filter, then the others that are compared with it."""
     crowd = {"clients": count, "subjects": 1, "events": 12, "per_second": 50_000 / count, "wanting": count}
     yield Case("everybody wants it", 1, where=lambda _: {"match_id": 0}, **crowd)
     yield Case("everybody wants it", count, where=lambda number: {"match_id": [0, number + 1]}, **crowd)
-    single = {"events": 1500, "per_second": 1000, "wanting": 1}
+    single = {"events": events, "per_second": 1000, "wanting": 1}
     yield Case("one wants it", 1, count, lambda number: {"match_id": 0 if number == 0 else -1}, subjects=1, **single)
     for fewer in sorted({count, count // 10, FEW}, reverse=True):
         yield Case("one wants it", fewer, fewer, lambda number: {"match_id": number}, subjects=fewer, **single)
@@ -84,12 +84,13 @@ def cases(count: int) -> Iterator[Case]:
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--clients", type=int, default=10_000)
+    made.add_argument("--events", type=int, default=1500, help="each wanted by one client")
     made.add_argument("--rounds", type=int, default=3)
     options = made.parse_args()
     costs: dict[Case, list[Cost]] = {}
     with servers() as on:
         result = Result("filters", "Many filters", versions=server_versions(*on))
-        every = list(cases(options.clients))
+        every = list(cases(options.clients, options.events))
         with bridge(*on, settings={"BRIDGE_JWT_KEY": KEY}) as running:
             for _ in range(options.rounds):
                 for case in every:

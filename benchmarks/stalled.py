@@ -19,7 +19,7 @@ from benchmarks.lib.result import Result, Target, parser, turn
 from benchmarks.lib.sender import CHANNEL, paced, session
 from benchmarks.lib.stats import Latency, median
 
-FILLERS, FILLER_BYTES = 600, 7000
+FILLER_BYTES = 7000
 FILLER_PAUSE_SECONDS = 0.02
 ARRIVE_SECONDS = 30.0
 WANTED_RATIO = 1.2
@@ -32,6 +32,7 @@ def main() -> None:
     made.add_argument("--stalled", type=int, default=100)
     made.add_argument("--per-second", type=float, default=20)
     made.add_argument("--seconds", type=float, default=15, help="of each phase")
+    made.add_argument("--fillers", type=int, default=600, help="events of 7,000 bytes that fill the sockets")
     options = made.parse_args()
     with servers() as on:
         result = Result("stalled", "Beside clients that have stopped reading", versions=server_versions(*on))
@@ -64,7 +65,7 @@ def measure(on: Servers, running: RunningBridge, options: argparse.Namespace, re
             latency_of(on, probe, readers, min(count, int(2 * options.per_second)), options.per_second)  # all is warm
             phase("everybody reads")
             others.stall(0, options.stalled)
-            fill(on, probe, readers)
+            fill(on, probe, readers, options.fillers)
             phase(f"{options.stalled} are stalled")
         phase("the stalled are gone")
     before, beside, after = (each.p99 for each in latencies)
@@ -80,14 +81,14 @@ def measure(on: Servers, running: RunningBridge, options: argparse.Namespace, re
     )
 
 
-def fill(on: Servers, probe: Probe, readers: int) -> None:
+def fill(on: Servers, probe: Probe, readers: int, count: int) -> None:
     """Enough for the sockets of those who do not read, and more."""
     probe.reset()
     with session(on.database_url) as opened:
-        for _ in range(FILLERS):
+        for _ in range(count):
             opened.execute("SELECT pg_notify(%s, %s)", (CHANNEL, '{"n":0,"filler":"' + "x" * FILLER_BYTES + '"}'))
             time.sleep(FILLER_PAUSE_SECONDS)
-    if probe.wait(FILLERS * readers, ARRIVE_SECONDS).events != FILLERS * readers:
+    if probe.wait(count * readers, ARRIVE_SECONDS).events != count * readers:
         raise BenchmarkFailed("the readers did not get everything")
 
 

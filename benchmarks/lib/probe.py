@@ -53,8 +53,12 @@ class Probe(LineProcess):
     def __init__(self, arguments: Sequence[object], capacity: int, sockets: Sequence[int] = ()) -> None:
         super().__init__([compiled("probe"), *map(str, arguments)], "probe", sockets=sockets)
         self._capacity = max(1, capacity)
-        self.connected_seconds = int(self.answer("ready")[0]) / 1e9
-        """From the first connect until the last client was told `subscribed`."""
+        try:
+            self.connected_seconds = int(self.answer("ready")[0]) / 1e9
+            """From the first connect until the last client was told `subscribed`."""
+        except BaseException:
+            self.close()
+            raise
 
     def wait(self, events: int, seconds: float) -> Seen:
         """Until so many have come to all clients together, or the time is over."""
