@@ -27,7 +27,7 @@ class LineProcess:
     ) -> None:
         self.name = name
         self._partial = b""
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - until `close`
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
