@@ -4,7 +4,9 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+from benchmarks.lib.bridge import RunningBridge
 from benchmarks.lib.failure import BenchmarkFailed
 from benchmarks.lib.processes import memory_bytes, processor_seconds
 from benchmarks.lib.receiver import Receiver
@@ -112,7 +114,14 @@ def take_turn(running: Running, clients: int, messages: int | Callable[[Receiver
     return Turn(clients / connected.seconds, held / clients, rate, single)
 
 
-def wait_until_quiet(running: Running) -> None:
+class HasProcesses(Protocol):
+    """What runs."""
+
+    def pids(self) -> list[int]:
+        """Its processes."""
+
+
+def wait_until_quiet(running: HasProcesses) -> None:
     """Return when its processes have nothing more to do, or after QUIET_SECONDS."""
     deadline = time.monotonic() + QUIET_SECONDS
     used = -1.0
