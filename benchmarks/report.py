@@ -119,8 +119,9 @@ def chart(found: Found) -> str | None:
     if not rows:
         return None
     machine = found["machine"]
-    note = f"{machine['processor']}, {machine['processors']} processors for servers and clients together; one run's medians"
-    return bars(f"Fan-out to {CHART_CLIENTS:,} WebSocket clients", PANELS, rows, note)
+    shared = f"{machine['processors']} processors for servers and clients together"
+    title = f"Fan-out to {CHART_CLIENTS:,} WebSocket clients"
+    return bars(title, PANELS, rows, f"{machine['processor']}, {shared}; medians of one run")
 
 
 def read(directory: Path) -> list[Found]:

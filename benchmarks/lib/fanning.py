@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from benchmarks.lib.bridge import RunningBridge
 from benchmarks.lib.failure import BenchmarkFailed
 from benchmarks.lib.processes import memory_bytes, processor_seconds
 from benchmarks.lib.receiver import Receiver
