@@ -22,11 +22,12 @@ import anyio
 from bridge import telemetry
 from bridge.core.backoff import Backoff
 from bridge.core.events import Entry, Event
-from bridge.core.pod_wire import Answer, Relation, Segment, SessionState, View
+from bridge.core.pod_wire import Answer, Relation, SessionState, View
 from bridge.core.position import Position
 from bridge.errors import PodLost
 from bridge.feed.delivery import Delivery, Origin
 from bridge.feed.direct_source import DirectSource, learn
+from bridge.feed.pod_place import Earlier, Place, first_place
 from bridge.feed.source import FeedState, Report
 from bridge.links.openers import Session
 from bridge.links.pod import OpenPod, PodLink
@@ -41,15 +42,6 @@ LONGEST_RETRY_SECONDS = 1.0
 RELATE_POLL_SECONDS = 0.1
 RELATE_SECONDS = 15.0
 """How long a tape may stay unrelated to the session of our own, before that one is given up with a gap."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """How far the tape of one listener process was followed: through `last`, the entry before `index`."""
-
-    nonce: str
-    index: int
-    last: Position | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +71,7 @@ class PodSource:
         self._beside_log = beside_log
         self._report: Report = _to_nobody
         self._place: Place | None = None
+        self._earlier = Earlier(delivery)
         self._connected = False
         self._session: SessionState = "lost"
         self._hears = Observable(False)
@@ -225,36 +218,14 @@ class PodSource:
         return now < self._unrelated_since + RELATE_SECONDS
 
     def _enter(self, nonce: str, view: View) -> Place | None:
-        """Where to begin on a tape of which nothing was read yet: behind the newest entry delivered, or at the hole
-        before that where this session can fill it. None: that cannot be known yet.
+        """Where to begin on a tape of which nothing was read yet; None where that cannot be known yet.
 
-        Where nothing was delivered, that is where the session begins: clients of other workers may go on here. A tape
-        that is not related to anything began after everything that was delivered, or is the log's to continue.
+        One that is not related to anything began after everything that was delivered, or is the log's to continue.
         """
-        delivery = self._delivery
-        if not view.segments:
-            return Place(nonce, view.end, None)
-        if delivery.position is None:
-            return Place(nonce, view.segments[-1].start, None)
-        found = self._related(view.segments, delivery.position)
-        if found is None:
-            if self._unrelated(view.segments[-1].term):
-                return None
-            if self._beside_log:
-                return Place(nonce, view.end, None)
-            return Place(nonce, view.segments[0].start, None)
-        segment, own = found
-        holes = [delivery.timeline.convert(hole.after, segment.term) for hole in delivery.holes]
-        index = segment.index_after(min([own, *(after for after in holes if after is not None)]))
-        return Place(nonce, index, segment.before(index))
-
-    def _related(self, segments: Sequence[Segment], position: Position) -> tuple[Segment, Position] | None:
-        """The newest segment that is related to this position, and the position in its numbering."""
-        for segment in reversed(segments):
-            own = self._delivery.timeline.convert(position, segment.term)
-            if own is not None:
-                return segment, own
-        return None
+        place = first_place(nonce, view, self._delivery)
+        if place is not None or self._unrelated(view.segments[-1].term):
+            return place
+        return Place(nonce, view.end if self._beside_log else view.segments[0].start, None)
 
     def _unrelated(self, term: int) -> bool:
         """Whether a session of our own is open, or was a moment ago, that this term is not related to yet."""
@@ -282,6 +253,8 @@ class PodSource:
             origin = Origin("received_to_delivered", anyio.current_time() - answer.age_seconds)
         if self._beside_log:
             delivery.beside[entries[0].position.term] = None
+        elif delivery.past is not None:
+            self._earlier.take(entries)
         batch: list[Event] = []
         for entry in entries:
             if entry.event is not None:

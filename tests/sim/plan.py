@@ -97,7 +97,9 @@ def processes(draw: st.DrawFn, *, least_listeners: int = 1, two_sets: bool = Tru
 
 
 @st.composite
-def pods(draw: st.DrawFn, *, others: Sequence[Kind] = ("listener", "both", "worker")) -> tuple[ProcessPlan, ...]:
+def pods(
+    draw: st.DrawFn, *, others: Sequence[Kind] = ("listener", "both", "worker"), least_listeners: int = 1
+) -> tuple[ProcessPlan, ...]:
     """A pod: a listener with one to three workers; beside it another one, or processes that are not in a pod."""
     plans: list[ProcessPlan] = [ProcessPlan("listener")]
     plans += [ProcessPlan("worker", 0, 0)] * draw(st.integers(1, 3))
@@ -105,6 +107,8 @@ def pods(draw: st.DrawFn, *, others: Sequence[Kind] = ("listener", "both", "work
         plans += [ProcessPlan("listener"), ProcessPlan("worker", 0, len(plans))]
     if others:
         plans += [ProcessPlan(kind) for kind in draw(st.lists(st.sampled_from(others), max_size=2))]
+    if sum(one.kind != "worker" for one in plans) < least_listeners:
+        plans += [ProcessPlan("listener")]
     return tuple(plans)
 
 

@@ -8,7 +8,7 @@ import os
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.sim.plan import LASTING, SUDDEN, Plan, plans, steps
+from tests.sim.plan import LASTING, POD_LASTING, POD_SUDDEN, SUDDEN, Plan, plans, pods, steps
 from tests.sim.simulate import Result, simulate
 
 PROFILE = os.environ.get("SIM_PROFILE", "quick")
@@ -25,6 +25,12 @@ REDIS_FAILURE = frozenset(
     name for name in ONE_FAILURE if "redis" in name or "wire" in name or name in ("flush", "evict")
 )
 """What a process with a listener of its own does not even notice."""
+
+POD_FAILURE = POD_LASTING + POD_SUDDEN
+ONE_FAILURE_OF_A_POD = (
+    *POD_FAILURE, "pause", "slow_postgres", "block_postgres", "postgres_stall", "garbage", "burst", "skew",
+)  # fmt: skip
+"""What loses nothing while the pod's only listener lives, also without Redis."""
 
 WITHOUT_REDIS = tuple(name for name in SUDDEN + LASTING if "redis" not in name and "wire" not in name)
 
@@ -65,4 +71,34 @@ def test_many_failures_lose_nothing_silently(plan: Plan) -> None:
 @runs(0.1)
 @given(plans(steps(WITHOUT_REDIS), most_steps=8, with_redis=False))
 def test_without_redis_nothing_is_lost_silently(plan: Plan) -> None:
+    expect_nothing_broken(plan)
+
+
+@runs(0.1)
+@given(
+    plans(
+        steps(ONE_FAILURE + POD_FAILURE), most_steps=1, histories=[1000], of=pods(others=("both",), least_listeners=2)
+    )
+)
+def test_no_single_failure_loses_anything_in_a_pod(plan: Plan) -> None:
+    unwanted = expect_nothing_broken(plan).final_gaps
+    assert not unwanted, "\n".join([f"python -m tests.sim.replay '{plan.text()}'", *unwanted])
+
+
+@runs(0.1)
+@given(plans(steps(ONE_FAILURE_OF_A_POD), most_steps=1, histories=[1000], with_redis=False, of=pods(others=())))
+def test_without_redis_no_failure_inside_a_pod_loses_anything(plan: Plan) -> None:
+    unwanted = expect_nothing_broken(plan).final_gaps
+    assert not unwanted, "\n".join([f"python -m tests.sim.replay '{plan.text()}'", *unwanted])
+
+
+@runs(0.2)
+@given(plans(steps(SUDDEN + LASTING + POD_FAILURE), most_steps=8, of=pods()))
+def test_many_failures_lose_nothing_silently_in_a_pod(plan: Plan) -> None:
+    expect_nothing_broken(plan)
+
+
+@runs(0.2)
+@given(plans(steps(WITHOUT_REDIS + POD_FAILURE), most_steps=8, with_redis=False, of=pods(others=())))
+def test_without_redis_nothing_is_lost_silently_in_a_pod(plan: Plan) -> None:
     expect_nothing_broken(plan)

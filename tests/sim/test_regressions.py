@@ -147,6 +147,10 @@ NO_FINAL_GAP = {
         '[0,[["both",0],["listener",0],["worker",0]],[[0.5,"kill",1,1.5,0],[1.0,"wire_cut",2,0.05,0],'
         '[0.5,"flush",0,0.05,0]],true,1000,true]'
     ),
+    "a worker that began without its pod's listener did not know what that had heard before": (
+        '[0,[["listener",0],["worker",0,0],["worker",0,0],["worker",0,0],["listener",0],["worker",0,4]],'
+        '[[0.0,"block_pod",5,5.0,0]],false,1000,false]'
+    ),
 }
 
 NO_GAP_AT_ALL = {

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from bridge.core.events import Event, Filled, Gap, Heard, Marker, Notification
+from bridge.core.events import Event, Filled, Gap, Heard, Marker, Notification, Past
 from bridge.core.position import Position
 from bridge.feed.delivery import Delivery, Item
 from bridge.feed.direct_source import DirectSource
@@ -322,6 +322,31 @@ async def test_a_tape_that_is_never_related_is_given_up_with_a_gap(
         assert world.states[-1] == FeedState("direct")
         await trio.sleep(20)
         assert world.own is None
+
+
+async def test_what_came_before_an_own_session_began_is_learned_from_the_tape(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(path, beside_log=False)
+    world.pod.open(T1)
+    world.pod.hear(1, 2)
+    async with running(world):
+        await until(lambda: world.own is not None)
+        assert world.own is not None
+        world.pod.hear_marker(OWN)
+        world.own.hear(3)
+        world.pod.hear(3)
+        await until(lambda: world.payloads == [3])
+        world.serve()
+        await until(lambda: world.own is None)
+        world.pod.hear(4)
+        await until(lambda: world.payloads == [3, 4])
+        (past,) = [item for item in world.delivered if isinstance(item, Past)]
+        assert [_payload(event) for event in past.events] == [1, 2]
+        assert past.floor == Position(T1, -1)
+        hole = Position(OWN, 0).beginning, Position(OWN, 0)
+        assert past.hole == hole
+        assert world.gaps == [Gap(*hole, "history_trimmed", pending=True)]
 
 
 async def test_a_listener_without_a_session_is_waited_for_as_long(
