@@ -143,16 +143,16 @@ def payload_json(raw: bytes) -> bytes:
     if not raw:
         return b'""'
     try:
-        raw.decode()
+        raw.isascii() or raw.decode()
     except UnicodeDecodeError:
         raw = raw.decode(errors="replace").encode()
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH or _depth(raw) <= MAX_DEPTH:
+    if len(raw) <= MAX_DEPTH or raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH or _depth(raw) <= MAX_DEPTH:
         try:
             _raw.decode(raw)
         except msgspec.DecodeError:
             pass
         else:
-            return raw.translate(_LINE_BREAKS)
+            return raw.translate(_LINE_BREAKS) if b"\n" in raw or b"\r" in raw else raw
     return _encode(raw.decode())
 
 
@@ -188,6 +188,22 @@ def entry_json(position: Position, body: Body) -> bytes:
             return b'{"type":"marker","id":"%d-%d","marker":%b}' % (*position, _encode(body))
         case Unreadable():
             return b'{"type":"marker","id":"%d-%d"}' % position
+
+
+def entry_lines(first: Position, bodies: Sequence[Body]) -> list[bytes]:
+    """`entry_json` of each of these, at consecutive positions."""
+    begin = b'{"type":"notification","id":"%d-' % first.term
+    middles: dict[str, bytes] = {}
+    lines: list[bytes] = []
+    for seq, body in enumerate(bodies, first.seq):
+        if not isinstance(body, Notification):
+            lines.append(entry_json(Position(first.term, seq), body))
+            continue
+        middle = middles.get(body.channel)
+        if middle is None:
+            middle = middles[body.channel] = b'","channel":%b,"payload":' % _encode(body.channel)
+        lines.append(b"%b%d%b%b}" % (begin, seq, middle, body.payload))
+    return lines
 
 
 def read_entry(line: bytes) -> Entry:

@@ -17,8 +17,8 @@ import anyio.lowlevel
 import psycopg
 from psycopg import pq
 
-from bridge.core.events import Heard, Marker, Notification, payload_json, read_marker
-from bridge.core.position import Position
+from bridge.core.events import Body, Heard, Marker, Notification, payload_json, read_marker
+from bridge.core.position import Position, positions_from
 from bridge.errors import PostgresLost, PostgresUnusable
 from bridge.links.postgres_connect import (
     QueryFailed,
@@ -224,22 +224,21 @@ class ListenSession:
 
     def _take(self) -> list[Heard]:
         """What libpq has read, counted, at most `MAX_BATCH`. Never waits; `_more` says whether to call it again."""
-        heard: list[Heard] = []
-        append, names, term, seq = heard.append, self._names, self.term, self._seq
+        bodies: list[Body] = []
+        append, names = bodies.append, self._names
         taken = 0
         for taken, arrived in enumerate(islice(iter(self._pgconn.notifies, None), MAX_BATCH), 1):  # noqa: B007
             name = arrived.relname
             channel = names.get(name)
             if channel is not None:
-                seq += 1
-                append(Heard(Position(term, seq), Notification(channel, payload_json(arrived.extra))))
+                append(Notification(channel, payload_json(arrived.extra)))
             elif name == SYNC:
-                seq += 1
-                append(Heard(Position(term, seq), read_marker(arrived.extra)))
+                append(read_marker(arrived.extra))
                 self._probes.soon(anyio.current_time(), random.random())
             elif name == PROBE:
-                self._probes.hear(arrived.extra, arrived.be_pid, seq, anyio.current_time())
-        self._seq = seq
+                self._probes.hear(arrived.extra, arrived.be_pid, self._seq + len(bodies), anyio.current_time())
+        heard = list(map(Heard, positions_from(Position(self.term, self._seq + 1), len(bodies)), bodies))
+        self._seq += len(bodies)
         if heard:
             self._probes.hear_notifications(anyio.current_time())
         answered = self._take_results()

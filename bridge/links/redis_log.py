@@ -13,7 +13,7 @@ from importlib import resources
 
 import msgspec
 
-from bridge.core.events import Body, Entry, Marker, Notification, entry_json, read_entry
+from bridge.core.events import Body, Entry, Marker, Notification, entry_lines, read_entry
 from bridge.core.position import NEWEST_TERMS, Position
 from bridge.errors import BridgeError, ForeignLog, LogRefused, RedisUnusable
 from bridge.links.redis import NoPermission, RedisLink, RedisReplyError, Reply
@@ -137,15 +137,14 @@ class RedisLog:
         if first.seq < 0 or (expected.tail is not None and first <= expected.tail):
             raise ValueError(f"{first} does not come after the log's tail {expected.tail}")
         term, seq = first
-        lines: list[bytes] = []
-        flags = bytearray()
+        flags = bytearray(b"0" * min(publish_from, len(bodies)) + b"1" * (len(bodies) - publish_from))
         relations: list[str | int] = []
         for index, body in enumerate(bodies):
-            position = Position(term, seq + index)
-            lines.append(entry_json(position, body))
-            flags += b"1" if index >= publish_from and isinstance(body, Notification) else b"0"
+            if isinstance(body, Notification):
+                continue
+            flags[index : index + 1] = b"0"
             if isinstance(body, Marker) and body.digest == self._digest:
-                relations += (body.term, str(position))
+                relations += (body.term, str(first.plus(index)))
         answer = await self._run(
             str(expected.tail or ""),
             expected.nonce or "",
@@ -157,7 +156,7 @@ class RedisLog:
             term,
             seq,
             bytes(flags),
-            *lines,
+            *entry_lines(first, bodies),
             *relations,
         )
         state = LogState(self._tail(answer[1]), answer[2].decode() or None)

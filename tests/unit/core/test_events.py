@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core import events
-from bridge.core.events import Entry, Event, Filled, Gap, Marker, Notification, Unreadable
+from bridge.core.events import Body, Entry, Event, Filled, Gap, Marker, Notification, Unreadable
 from bridge.core.position import Position
 
 HERE = Position(751234567890123456, 9007199254740993)
@@ -180,6 +180,19 @@ lines = st.one_of(
     st.just(events.entry_json(Position(7, 2), Marker(9, "n", "d", "listener", "p"))),
     st.binary(max_size=20),
 )
+
+
+bodies = st.one_of(
+    st.builds(Notification, st.text(min_size=1, max_size=5), st.binary(max_size=9).map(events.payload_json)),
+    st.builds(Marker, st.integers(1, 9), st.text(), st.text(), st.just("listener"), st.text()),
+    st.just(Unreadable()),
+)
+
+
+@given(st.lists(bodies, max_size=6), st.integers(1, 2**62), st.integers(0, 2**62))
+def test_lines_are_made_as_each_entry_is(given: list[Body], term: int, seq: int) -> None:
+    first = Position(term, seq)
+    assert events.entry_lines(first, given) == [events.entry_json(first.plus(n), one) for n, one in enumerate(given)]
 
 
 @given(st.lists(lines, max_size=5), st.integers(1, 3), st.integers(0, 30))
