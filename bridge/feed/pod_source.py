@@ -28,7 +28,7 @@ from bridge.errors import PodLost
 from bridge.feed.delivery import Delivery, Origin
 from bridge.feed.direct_source import DirectSource, learn
 from bridge.feed.pod_place import Earlier, Place, first_place
-from bridge.feed.source import FeedState, Report
+from bridge.feed.source import FeedState, Mode, Report
 from bridge.links.openers import Session
 from bridge.links.pod import OpenPod, PodLink
 from bridge.telemetry import Observable
@@ -70,6 +70,7 @@ class PodSource:
         self._direct = direct
         self._beside_log = beside_log
         self._report: Report = _to_nobody
+        self._told: tuple[Mode, bool] | None = None
         self._place: Place | None = None
         self._earlier = Earlier(delivery)
         self._connected = False
@@ -99,7 +100,7 @@ class PodSource:
 
     async def run(self, report: Report) -> None:
         """Bring what is heard. Never returns; cancelling closes the link and the session."""
-        self._report, self._place = report, None
+        self._report, self._told, self._place = report, None, None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_following)
@@ -175,8 +176,8 @@ class PodSource:
             answer = await link.pull(place.index, place.last)
             backoff.reset()
             self._hear(answer.session, answer.relations)
-            if self._beside_log and not self._delivery.beside_open:
-                return  # the log has joined meanwhile, and this source is about to be cancelled
+            if self._over:
+                return
             entries = _entries(answer)
             if not entries:
                 place = Place(place.nonce, answer.index, place.last)
@@ -211,6 +212,11 @@ class PodSource:
             await anyio.sleep(RELATE_POLL_SECONDS)
 
     @property
+    def _over(self) -> bool:
+        """Whether the log has joined meanwhile, and this source is about to be cancelled."""
+        return self._beside_log and not self._delivery.beside_open
+
+    @property
     def _patient(self) -> bool:
         """Whether a relation that is not known may still come."""
         now = anyio.current_time()
@@ -239,7 +245,7 @@ class PodSource:
         if not self._beside_log:
             self._delivery.joined()
         last = view.segments[-1].before(view.end) if view.segments else None
-        if last is not None:
+        if last is not None and not self._over:
             self._continue_with(last.plus(1))
         self._joined.set(True)
         self._live, self._unrelated_since = True, None
@@ -330,12 +336,17 @@ class PodSource:
         return self._live and self._session != "lost"
 
     def _tell(self) -> None:
+        """Report where events come from, where that has changed: not every trouble of one absence."""
+        mode: Mode = "direct" if self._feeding or self._direct_state.mode == "direct" else "none"
+        if self._told == (mode, self._feeding):
+            return
+        self._told = mode, self._feeding
         if self._feeding:
-            self._report(FeedState("direct"))
-        elif self._direct_state.mode == "direct":
-            self._report(FeedState("direct", f"this process listens itself: {self._trouble}"))
+            self._report(FeedState(mode))
+        elif mode == "direct":
+            self._report(FeedState(mode, f"this process listens itself: {self._trouble}"))
         else:
-            self._report(FeedState("none", self._direct_state.reason or self._trouble))
+            self._report(FeedState(mode, self._direct_state.reason or self._trouble))
 
 
 def _entries(answer: Answer) -> Sequence[Entry]:

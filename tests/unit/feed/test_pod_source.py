@@ -158,7 +158,7 @@ async def test_it_begins_where_the_session_does_and_follows(path: Path, autojump
         assert world.source.view is None
         await trio.sleep(60)
         assert world.own is None
-        assert {state.mode for state in world.states[-50:]} == {"direct"}
+        assert [state.mode for state in world.states] == ["none", "direct"]
 
 
 async def test_beside_the_log_it_goes_on_behind_what_the_log_brought(
@@ -209,8 +209,8 @@ async def test_a_short_absence_is_not_noticed(path: Path, autojump_clock: trio.t
         await trio.sleep(PATIENCE_SECONDS - 0.5)
         assert world.states[-1].mode == "none"
         world.serve()
-        await until(lambda: world.payloads == [1, 2])
-        assert world.states[-1] == FeedState("direct")
+        await until(lambda: world.states[-1] == FeedState("direct"))
+        assert world.payloads == [1, 2]
         assert world.own is None
         assert world.gaps == []
 
@@ -382,14 +382,14 @@ async def test_a_listener_that_proves_nothing_feeds_until_an_own_session_does(
         begun = len(world.states)
         world.pod.listener.proven = False
         await until(lambda: world.own is not None)
-        assert {state.mode for state in world.states[begun:]} == {"direct"}
+        assert {state.mode for state in world.states[begun:]} <= {"direct"}
         world.pod.hear(1)
         await until(lambda: world.payloads == [-1])  # it has not heard the own session's marker: that was before
         assert world.own is not None, "it might not hear what comes next"
         world.pod.hear_marker(OWN)
         world.pod.listener.proven = True
         await until(lambda: world.own is None)
-        assert {state.mode for state in world.states[begun:]} == {"direct"}
+        assert {state.mode for state in world.states[begun:]} <= {"direct"}
 
 
 async def test_inside_the_log_an_own_session_that_ends_does_not_clear_what_is_beside_the_log(
