@@ -48,8 +48,8 @@ def parse_target(target: str, known: frozenset[str] | None = None) -> Target:
     """
     raw_path, _, raw_query = target.partition("?")
     try:
-        path = [unquote(part, errors="strict") for part in raw_path.split("/")]
-        query = parse_qsl(raw_query, keep_blank_values=True, errors="strict")
+        path = [unquote(part, errors="strict") if "%" in part else part for part in raw_path.split("/")]
+        query = _read_query(raw_query)
     except ValueError:
         raise BadTarget(400, "the URL cannot be read: percent-encoded UTF-8 is expected") from None
     protocol, channels, where = _read_path(path)
@@ -79,6 +79,13 @@ def check_channels(channels: Iterable[str], known: frozenset[str]) -> None:
     """Raises BadTarget (400) where a channel is not one of the known ones, which are named then."""
     if unknown := sorted(set(channels) - known):
         raise BadTarget(400, f"unknown channel {_shown(unknown[0])}; there are {', '.join(sorted(known))}")
+
+
+def _read_query(query: str) -> list[tuple[str, str]]:
+    if "%" in query or "+" in query:
+        return parse_qsl(query, keep_blank_values=True, errors="strict")
+    pairs = [part.partition("=") for part in query.split("&") if part]
+    return [(name, value) for name, _, value in pairs]
 
 
 def _read_path(path: list[str]) -> tuple[Protocol, set[str], dict[str, str]]:

@@ -5,6 +5,7 @@ page's own. A browser sends an honest Origin with every WebSocket and every requ
 name it believes in. What is no browser sends no Origin, and is let through.
 """
 
+from functools import lru_cache
 from ipaddress import ip_address
 
 from bridge.origins import Origin, OriginPattern, parse_host
@@ -13,6 +14,9 @@ from bridge.settings import Settings
 
 PREFLIGHT_SECONDS = 600
 """How long a browser may remember that it may ask."""
+
+REMEMBERED = 256
+"""Pairs of Origin and Host that are judged once: a crowd has few."""
 
 _VARY: Header = (b"Vary", b"Origin")
 _PREFLIGHT: tuple[Header, ...] = (
@@ -38,14 +42,17 @@ class Guard:
         self._listed = [OriginPattern.parse(text) for text in settings.allowed_origins]
         self._authenticates = settings.authenticates
         self._local = settings.loopback
+        self._judged = lru_cache(maxsize=REMEMBERED)(self._judge)
 
     def refusal(self, request: Request, *, websocket: bool) -> str | None:
         """Why a request must be answered with 403, in one line; None where it is welcome.
 
         `websocket` is true for a handshake at a path for it. An HTTP/1.0 request without Host is no browser's.
         """
-        host = request.header(b"host")
-        if (origin := request.header(b"origin")) is not None and not self._is_welcome(origin, host):
+        return self._judged(request.header(b"origin"), request.header(b"host"), websocket)
+
+    def _judge(self, origin: str | None, host: str | None, websocket: bool) -> str | None:
+        if origin is not None and not self._is_welcome(origin, host):
             return "this origin is not allowed; BRIDGE_ALLOWED_ORIGINS lists those that are"
         if not self._authenticates and not websocket and host is not None and not self._is_trusted_host(host):
             return "this host is not allowed without authentication; BRIDGE_ALLOWED_ORIGINS lists those that are"

@@ -5,10 +5,11 @@ but where it is expected: then of a known length, within 10 seconds, and no long
 """
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import cast
 
@@ -31,39 +32,40 @@ Header = tuple[bytes, bytes]
 _ALWAYS: tuple[Header, ...] = ((b"X-Content-Type-Options", b"nosniff"), (b"Cache-Control", b"no-store"))
 
 
-@dataclass(frozen=True, slots=True)
 class Request:
-    """The head of a request. Header names are in lower case."""
+    """The head of a request. Header names are in lower case; values of the same name are joined by commas."""
 
-    method: str
-    target: str
-    headers: Sequence[Header]
-    _values: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
+    __slots__ = ("_values", "method", "path", "target")
 
-    def __post_init__(self) -> None:
-        values: dict[bytes, bytes] = {}
-        for name, value in self.headers:
-            values[name] = values[name] + b", " + value if name in values else value
-        object.__setattr__(self, "_values", values)
-
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
+    def __init__(self, method: str, target: str, headers: Iterable[Header]) -> None:
+        self.method = method
+        self.target = target
+        self.path = target.partition("?")[0]
+        self._values: dict[bytes, bytes] = {}
+        for name, value in headers:
+            self._values[name] = self._values[name] + b", " + value if name in self._values else value
 
     def header(self, name: bytes) -> str | None:
-        """The header's value, several of the same name joined by commas; None where it is missing."""
+        """The header's value; None where it is missing."""
         value = self._values.get(name)
         return None if value is None else value.decode("latin-1")
 
     def tokens(self, name: bytes) -> list[str]:
         """The elements of a comma-separated header."""
-        value = self.header(name)
-        return [token for part in value.split(",") if (token := part.strip())] if value else []
+        return _tokens(self._values.get(name, b""))
 
     @property
     def upgrades_to_websocket(self) -> bool:
-        connection = [token.lower() for token in self.tokens(b"connection")]
-        return "upgrade" in connection and "websocket" in [token.lower() for token in self.tokens(b"upgrade")]
+        return _names_websocket(self._values.get(b"connection", b""), self._values.get(b"upgrade", b""))
+
+
+def _tokens(value: bytes) -> list[str]:
+    return [token for part in value.decode("latin-1").split(",") if (token := part.strip())] if value else []
+
+
+@lru_cache(maxsize=64)
+def _names_websocket(connection: bytes, upgrade: bytes) -> bool:
+    return "upgrade" in _tokens(connection.lower()) and "websocket" in _tokens(upgrade.lower())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ line breaks of other kinds) is left to h11, which also says what is wrong with i
 import re
 
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
-_HEAD = re.compile(rb"GET ([!-~]+) HTTP/1\.1\r\n((?:" + _TOKEN + rb":[ \t]*(?:[!-~](?:[ \t]*[!-~])*)?[ \t]*\r\n)+)\r\n")
-_LINE = re.compile(rb"([^:]+):[ \t]*([^\r]*?)[ \t]*\r\n")
+_HEAD = re.compile(rb"GET ([!-~]+) HTTP/1\.1\r\n((?:" + _TOKEN + rb":[ \t!-~]*\r\n)+)\r\n")
 _NOT_HERE = {b"content-length", b"transfer-encoding", b"expect"}
 
 
@@ -18,7 +17,11 @@ def read_handshake(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]], int] 
     match = _HEAD.match(data)
     if match is None:
         return None
-    headers = [(name.lower(), value) for name, value in _LINE.findall(match[2])]
+    headers: list[tuple[bytes, bytes]] = []
+    for line in match[2].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        headers.append((name.lower(), value.strip(b" \t")))
+    del headers[-1]  # what follows the last line break
     names = [name for name, _ in headers]
     if b"upgrade" not in names or names.count(b"host") != 1 or not _NOT_HERE.isdisjoint(names):
         return None

@@ -5,11 +5,11 @@ and a good one (426, 400), the token (401), whether the channels exist (400), wh
 Origin and Host come before all of it (`bridge.server.guard`), and whether there is a place is asked last.
 """
 
-import binascii
-import hashlib
-from base64 import b64decode, b64encode
+from binascii import Error, a2b_base64, b2a_base64
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha1
 
 from bridge.core.grants import BadToken, Forbidden, Grant
 from bridge.core.target import BadTarget, Target, check_channels, parse_target
@@ -17,6 +17,10 @@ from bridge.core.topics import Subscription
 from bridge.server.http import Header, Request, Response, refuse
 
 SUBPROTOCOL = "bridge.v1"
+
+REMEMBERED = 1024
+"""URLs, and subscriptions, that are read once: in a crowd many want the same."""
+LONGEST_REMEMBERED = 512
 
 _VERSION: Header = (b"Sec-WebSocket-Version", b"13")
 _UPGRADE: tuple[Header, ...] = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
@@ -61,7 +65,7 @@ def judge(request: Request, known: frozenset[str], authenticate: Authenticate) -
     """What a request for such a path may have, an `Upgrade` under ``/ws``; or the answer that refuses it."""
     websocket = targets_websockets(request.path)
     try:
-        target = parse_target(request.target)
+        target = _read(request.target)
     except BadTarget as error:
         return refuse(error.status, str(error))
     if request.method != "GET":
@@ -71,8 +75,7 @@ def judge(request: Request, known: frozenset[str], authenticate: Authenticate) -
         return refused
     try:
         grant = authenticate(request, target)
-        check_channels(target.channels, known)
-        subscription = grant.subscription(target.channels, target.where, known)
+        subscription = _subscription(grant, target.channels, target.where, known)
     except BadToken as error:
         return refuse(error.status, str(error), *([_CHALLENGE] if error.status == 401 else []))
     except BadTarget as error:
@@ -82,6 +85,27 @@ def judge(request: Request, known: frozenset[str], authenticate: Authenticate) -
     if not websocket:
         return Welcome(subscription, grant, target.after)
     return Upgrade(subscription, grant, target.after, _answer(request))
+
+
+def _read(target: str) -> Target:
+    """What a URL says. A crowd has few that hold neither a cursor nor a token."""
+    if len(target) > LONGEST_REMEMBERED or "after=" in target or "token=" in target:
+        return parse_target(target)
+    return _remembered(target)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _remembered(target: str) -> Target:
+    return parse_target(target)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _subscription(
+    grant: Grant, channels: frozenset[str], where: tuple[tuple[str, str], ...], known: frozenset[str]
+) -> Subscription:
+    """One object for all who want the same. Raises BadTarget and Forbidden."""
+    check_channels(channels, known)
+    return grant.subscription(channels, where, known)
 
 
 def _check_handshake(request: Request) -> Response | None:
@@ -97,15 +121,15 @@ def _check_handshake(request: Request) -> Response | None:
 
 def _is_key(key: str) -> bool:
     try:
-        return len(b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
+        return len(a2b_base64(key, strict_mode=True)) == 16
+    except (Error, ValueError):
         return False
 
 
 def _answer(request: Request) -> bytes:
     """The head of the answer to a handshake. Of subprotocols, one that holds a token is never said back."""
     key = (request.header(b"sec-websocket-key") or "").encode()
-    accept = b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    accept = b2a_base64(sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
     offered = SUBPROTOCOL in request.tokens(b"sec-websocket-protocol")
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "

@@ -2,13 +2,13 @@
 
 from contextlib import suppress
 from typing import Literal
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.target import MAX_PARAMETERS, BadTarget, Target, parse_target
+from bridge.core.target import MAX_PARAMETERS, BadTarget, Target, _read_query, parse_target
 from bridge.core.topics import MAX_FIELDS
 
 KNOWN = frozenset({"a", "b/c", "ü & +", "match"})
@@ -127,3 +127,9 @@ def test_a_target_does_not_show_its_token() -> None:
 def test_any_target_is_read_or_refused(target: str) -> None:
     with suppress(BadTarget):
         assert parse_target(target, KNOWN).channels <= KNOWN
+
+
+@given(st.text(st.sampled_from("ab=&;+%2 "), max_size=12))
+def test_a_query_without_escapes_is_read_like_any_other(query: str) -> None:
+    with suppress(ValueError):
+        assert _read_query(query) == parse_qsl(query, keep_blank_values=True, errors="strict")
