@@ -13,7 +13,7 @@ that fails with anything but the errors it handles ends the process: a superviso
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,9 +39,8 @@ from bridge.server.listener import Turns
 from bridge.server.notify import Send
 from bridge.server.tls import open_tls
 from bridge.settings import Settings
+from bridge.signals import received
 from bridge.telemetry import Metrics, fields, log
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 OnListening = Callable[[str], None]
 """Called once with the URL, when connections are accepted."""
@@ -122,7 +121,7 @@ async def serve(
         await notify(settings.conninfo(), channel, [payload])
 
     server = Server(settings, hub, health, metrics, places, send if embedded else None, pod)
-    with _signals() if pod is None else nullcontext(pod.signals) as signals:
+    with received(signal.SIGTERM, signal.SIGINT) if pod is None else nullcontext(pod.signals) as signals:
         async with _running(relay.run) if relay else _running(), _running(feed.run, rates.run):
             await server.run(signals, on_listening)
 
@@ -134,7 +133,7 @@ async def listen(settings: Settings, *, embedded: bool = False, on_listening: On
     rates = Rates(metrics)
     health = ListenerHealth(RelayHealth(relay), Process(settings, metrics, rates, embedded=embedded))
     server = Server(settings, None, health, metrics, Places(settings.max_clients))
-    with _signals() as signals:
+    with received(signal.SIGTERM, signal.SIGINT) as signals:
         async with _running(relay.run, rates.run):
             await server.run(signals, on_listening)
 
@@ -200,11 +199,6 @@ class Server:
     async def _drain(self, hub: Hub, everything: trio.CancelScope) -> None:
         await drain(hub, self._places, self._settings.drain_seconds)
         everything.cancel()
-
-
-def _signals() -> AbstractContextManager[Signals]:
-    """Those that this process obeys."""
-    return trio.open_signal_receiver(*SIGNALS)
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """`serve` and `listen`: settings, the embedded servers where no database is named, then the service until a signal."""
 
 import contextlib
-import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -12,6 +11,7 @@ from bridge.embedded import Servers, started
 from bridge.errors import BridgeError
 from bridge.garbage import collect_garbage_rarely
 from bridge.settings import Settings, load, variable
+from bridge.signals import block_hangup
 from bridge.telemetry import error_text, log, setup_logging
 
 LISTEN_PORT = 8001
@@ -56,9 +56,8 @@ def run_listen(flags: Flags) -> None:
 
 def _run(settings: Settings, service: Service, *, serves_clients: bool) -> None:
     setup_logging(settings.log_format, settings.log_level, channel_set=settings.digest)
-    signal.signal(signal.SIGHUP, lambda *_: None)  # it asks to read files again, also when nobody listens to it yet
+    block_hangup()
     with contextlib.ExitStack() as stack:
-        stack.callback(signal.signal, signal.SIGHUP, signal.SIG_IGN)  # an interpreter that ends forgets its handlers
         servers: Servers | None = None
         if settings.embedded:
             servers = stack.enter_context(started())

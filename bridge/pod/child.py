@@ -10,14 +10,16 @@ import signal
 import sys
 
 from bridge.garbage import collect_garbage_rarely
+from bridge.signals import block_hangup
 
-IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+IGNORED = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> int:
     """Do what was assigned; the exit code."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    block_hangup()
     from bridge.pod.assignment import Assignment
     from bridge.pod.member import run
 

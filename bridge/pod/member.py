@@ -14,6 +14,7 @@ from bridge.pod import snapshot
 from bridge.pod.assignment import Assignment
 from bridge.pod.control import Control, Kind
 from bridge.pod.snapshot import Snapshot
+from bridge.signals import received
 from bridge.telemetry import Metrics, error_text, log
 
 ASK_SECONDS = 2.0
@@ -83,8 +84,8 @@ class Member:
 
     async def obey_signals(self) -> None:
         """A signal to this process alone is an order, too, but nobody ends it the hard way by repeating SIGTERM."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as received:
-            async for number in received:
+        with received(signal.SIGTERM) as numbers:
+            async for number in numbers:
                 self.order("reload" if number == signal.SIGHUP else "drain")
 
     def order(self, kind: Kind) -> None:

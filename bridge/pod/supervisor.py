@@ -35,6 +35,7 @@ from bridge.pod.control import Kind
 from bridge.pod.table import Table, new_table
 from bridge.server.listener import open_listeners
 from bridge.settings import Settings, variable
+from bridge.signals import received
 from bridge.telemetry import error_text, fields, log
 
 LASTING_SECONDS = 10.0
@@ -43,7 +44,6 @@ END_SECONDS = 3.0
 """What a child that ends may take, beyond the time for draining."""
 LAST_SECONDS = 2.0
 """As in `bridge.server.drain`: for clients to answer their close frame."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LONGEST_DIRECTORY = 80
 """Characters; with the socket's name it stays below the 107 of a Unix socket's path."""
 
@@ -74,7 +74,7 @@ async def supervise(
     """
     worker_settings = for_workers(settings, workers)
     with ExitStack() as stack:
-        signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
+        signals = stack.enter_context(received(signal.SIGTERM, signal.SIGINT))
         listeners = [stack.enter_context(each) for each in await open_listeners(settings.host, settings.port)]
         table = stack.enter_context(new_table(workers))
         socket_path = stack.enter_context(_private_directory()) / "listener.sock" if with_listener else None
