@@ -1,6 +1,6 @@
 """How many deliveries a second: the bridge, the bare loops it is built of, and its peers, in one run.
 
-    python -m benchmarks.fanout [--clients 1,100,1000,10000] [--rounds 5] [--only NAME,…] [--no-peers]
+    python -m benchmarks.fanout [--clients 1 100 1000 10000] [--rounds 5] [--only TEXT …] [--no-peers]
 
 *Burst*: many notifications of one transaction (or as many messages as a peer's source takes), timed from before they
 are published until the last client has the last one. *One by one*: each is published when everybody has the one before.
@@ -11,9 +11,11 @@ ratios within a round. A slow system gets smaller bursts, of about `--seconds`.
 import argparse
 import contextlib
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.lib.bridge import Servers, servers
+from benchmarks.lib.choice import add_choice, chosen
 from benchmarks.lib.databases import fresh_database
 from benchmarks.lib.failure import BenchmarkFailed, run
 from benchmarks.lib.fanning import Turn, fitting, take_turn
@@ -44,7 +46,6 @@ SYSTEMS = (
     REDIS,
     bridge_system("direct", 2),
     bridge_system("redis", 2),
-    *PEERS,
 )
 
 Turns = dict[tuple[str, int], list[Turn]]
@@ -65,13 +66,13 @@ class Comparison:
     def run(self, where: Servers) -> None:
         """All rounds for all numbers of clients."""
         with contextlib.ExitStack() as stack:
-            running = dict(self._start(where, stack))
+            running = deque(self._start(where, stack))
             for clients in self._options.clients:
-                for number in range(self._options.rounds):
-                    systems = list(running)
+                for _ in range(self._options.rounds):
                     with turn(self._options):
-                        for system in systems[number % len(systems) :] + systems[: number % len(systems)]:
-                            self._turn(system, running[system], clients)
+                        for system, one in running:
+                            self._turn(system, one, clients)
+                    running.rotate(-1)
 
     def _start(self, where: Servers, stack: contextlib.ExitStack) -> Iterator[tuple[System, Running]]:
         for number, system in enumerate(self._systems):
@@ -166,9 +167,7 @@ def targets(turns: Turns, clients: int) -> Iterator[Target]:
 
 def main() -> None:
     options = _options()
-    wanted = [system for system in SYSTEMS if system.kind != "peer" or not options.no_peers]
-    if options.only:
-        wanted = [system for system in wanted if any(part in system.name for part in options.only.split(","))]
+    wanted = chosen(SYSTEMS, options)
     comparison = Comparison(options, wanted)
     with servers() as where:
         versions = server_versions(*where)
@@ -190,17 +189,12 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     made = parser(__doc__)
-    made.add_argument("--clients", type=_numbers, default=[1, 100, 1000, 10_000], metavar="1,100,1000,10000")
+    add_choice(made)
+    made.add_argument("--clients", type=int, nargs="+", default=[1, 100, 1000, 10_000])
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--seconds", type=float, default=1.0, help="how long a burst takes at most, and one by one")
     made.add_argument("--deliveries", type=int, default=MOST_DELIVERIES, help="of one burst, at most")
-    made.add_argument("--only", metavar="NAMES", help="systems whose names contain one of these")
-    made.add_argument("--no-peers", action="store_true")
     return made.parse_args()
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

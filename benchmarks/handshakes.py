@@ -1,6 +1,6 @@
 """How many clients connect per second, all at once as after a deploy, beside bare loops and peers in the same run.
 
-    python -m benchmarks.handshakes [--clients 5000] [--rounds 5] [--only NAMES] [--no-peers]
+    python -m benchmarks.handshakes [--clients 5000] [--rounds 5] [--only TEXT …] [--no-peers]
 
 A handshake counts when the client was told `subscribed` (a peer's: when its subscription was confirmed, or else the
 handshake answered). The clients are one small program in C, with `--in-flight` connections on their way at any time.

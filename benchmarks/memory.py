@@ -1,6 +1,6 @@
 """How much memory a client costs, once it has connected and once it has been sent something, beside peers.
 
-    python -m benchmarks.memory [--clients 1000 10000] [--rounds 3] [--only NAMES] [--no-peers]
+    python -m benchmarks.memory [--clients 1000 10000] [--rounds 3] [--only TEXT …] [--no-peers]
 
 Memory is that of the server's processes (PSS: what they share is counted in parts), before and after so many clients
 have connected, and again when each has had 200 events of one transaction. Every system is started anew for every

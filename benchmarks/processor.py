@@ -1,6 +1,6 @@
 """Where the processor's time goes: seconds for a million deliveries, in the bridge's own code and in the kernel.
 
-    python -m benchmarks.processor [--clients 1000] [--rounds 3] [--only NAMES] [--no-peers]
+    python -m benchmarks.processor [--clients 1000] [--rounds 3] [--only TEXT …] [--no-peers]
 
 *Burst*: many notifications of one transaction, or as many messages as a peer's source takes. *One by one*: each is
 published when everybody has the one before. Counted is what all processes of a system use; PostgreSQL, Redis and who

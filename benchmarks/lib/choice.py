@@ -13,14 +13,14 @@ from benchmarks.peers import PEERS
 
 def add_choice(made: argparse.ArgumentParser) -> None:
     """The options that say which."""
-    made.add_argument("--only", metavar="NAMES", help="systems whose names contain one of these, with commas between")
+    made.add_argument("--only", nargs="+", metavar="TEXT", help="systems whose names contain one of these")
     made.add_argument("--no-peers", action="store_true")
 
 
 def chosen(systems: Sequence[System], options: argparse.Namespace) -> list[System]:
     """These and the peers, as far as they are wanted."""
     found = [*systems, *(() if options.no_peers else PEERS)]
-    parts = options.only.split(",") if options.only else [""]
+    parts = options.only or [""]
     return [system for system in found if any(part in system.name for part in parts)]
 
 
