@@ -96,8 +96,9 @@ def tables(rows: Sequence[Mapping[str, Cell]]) -> str:
     parts = []
     for clients in several:
         these = [row for row in rows if row.get("clients") == clients]
+        noun = "client" if clients == 1 else "clients"
         parts += [
-            f"**{clients:,} clients**\n",
+            f"**{clients:,} {noun}**\n",
             markdown(these, [name for name in _columns(these) if name != "clients"]),
             "",
         ]
