@@ -37,7 +37,7 @@ PATIENCE_SECONDS = 3.0
 """A listener that was not heard for so long, or has not heard anything itself, is not waited for any longer."""
 LAST_LOOK_SECONDS = 0.05
 """A process that was paused finds the listener's answers in its socket: it looks before it opens a session."""
-LONGEST_RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 0.5
 """Between attempts to reach the listener: a socket on the same machine costs nothing."""
 RELATE_POLL_SECONDS = 0.1
 RELATE_SECONDS = 15.0
