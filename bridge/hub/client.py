@@ -19,6 +19,7 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import islice
 
 import trio
 
@@ -33,6 +34,11 @@ CLOSE_SECONDS = 10.0
 _BUFFERS_A_CALL = 256  # the kernel takes up to 1024 (IOV_MAX)
 _BYTES_A_TURN = 1 << 20  # then other tasks get a turn
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+_NOTHING: "deque[Chunk]" = deque(maxlen=0)
+"""What is held by all who hold nothing: a deque of its own would take more than the rest of a client."""
+
+_NO_GAPS: frozenset[Lack] = frozenset()
 
 StartSoon = Callable[[Callable[[], Awaitable[None]]], object]
 
@@ -124,7 +130,7 @@ class Client:
         """Whether it has missed messages, and is still busy with those before them."""
         self.missed_after: Position | None = None
         """Where it stood before the first message that it missed."""
-        self.missed_gaps: set[Lack] = set()
+        self.missed_gaps = _NO_GAPS
         """The open gaps of which it missed a message."""
         self.state = State.OPEN
         self.held_bytes = 0
@@ -134,7 +140,7 @@ class Client:
         self._raw = raw
         self._start_soon = start_soon
         self._buffers = buffers
-        self._held: deque[Chunk] = deque()
+        self._held = _NOTHING
         self._offset = 0
         self._writing = False
         self._drained: trio.Event | None = None
@@ -202,10 +208,10 @@ class Client:
         if not self._held:
             self._start_soon(self._recover)
 
-    def end_lag(self) -> tuple[Position | None, set[Lack]]:
+    def end_lag(self) -> tuple[Position | None, frozenset[Lack]]:
         """Take messages again; what was missed since when, and in which open gaps."""
         missed = self.missed_after, self.missed_gaps
-        self.lagging, self.missed_after, self.missed_gaps = False, None, set()
+        self.lagging, self.missed_after, self.missed_gaps = False, None, _NO_GAPS
         self.blocked = bool(self._held) or self.state is not State.OPEN
         return missed
 
@@ -261,6 +267,7 @@ class Client:
 
     def _keep(self, chunk: Chunk, sent: int) -> None:
         if not self._held:
+            self._held = deque()
             self._offset = sent
             self._buffers.holding.add(self)
         self._held.append(chunk)
@@ -310,15 +317,16 @@ class Client:
     def _miss(self, chunk: Chunk) -> None:
         if self.missed_after is None:
             self.missed_after = chunk.before
-        self.missed_gaps.update(chunk.gaps)
+        self.missed_gaps = self.missed_gaps.union(chunk.gaps)
 
     async def _recover(self) -> None:
         if self.lagging and not self._held and self.state is State.OPEN:
             self._buffers.on_recovered(self)
 
-    def _views(self) -> list[memoryview]:
-        views = [memoryview(chunk.data) for chunk, _ in zip(self._held, range(_BUFFERS_A_CALL), strict=False)]
-        views[0] = views[0][self._offset :]
+    def _views(self) -> list[bytes | memoryview]:
+        views: list[bytes | memoryview] = [chunk.data for chunk in islice(self._held, _BUFFERS_A_CALL)]
+        if self._offset:
+            views[0] = memoryview(views[0])[self._offset :]
         return views
 
     def _forget(self, sent: int) -> None:
@@ -335,7 +343,6 @@ class Client:
     def _drop(self) -> None:
         for chunk in self._held:
             self._buffers.release(chunk)
-        self._held.clear()
         self.held_bytes = self._offset = 0
         self._emptied()
 
@@ -354,6 +361,7 @@ class Client:
         return dropped
 
     def _emptied(self) -> None:
+        self._held = _NOTHING
         self._buffers.holding.discard(self)
         self.blocked = self.lagging or self.state is not State.OPEN
         if self._drained is not None:

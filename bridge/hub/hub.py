@@ -70,6 +70,8 @@ class Hub:
         self._metrics = metrics
         self._waiting: dict[Client, None] = {}
         """Clients whose next subscription begins when the hub is live."""
+        self._greeting: tuple[tuple[object, ...], bytes] | None = None
+        """Who was told `subscribed` last: in which form, for what and where; and how."""
         self._ticks = 0
         buffers.on_recovered = self._recovered
         buffers.on_lagging = metrics.slow_drops.inc
@@ -220,8 +222,11 @@ class Hub:
 
     def greet(self, client: Client, name: str | None, wish: Wish, cursor: Cursor | None) -> None:
         """Say `subscribed`: from this cursor on nothing is missed."""
-        data = subscribed_json(name, wish.subscription, cursor)
-        client.put(encode(client.protocol, Message(data, "subscribed", str(cursor or ""))))
+        said = client.protocol, name, wish.subscription, cursor
+        if self._greeting is None or self._greeting[0] != said:  # in a crowd one after the other is told the same
+            data = subscribed_json(name, wish.subscription, cursor)
+            self._greeting = said, encode(client.protocol, Message(data, "subscribed", str(cursor or "")))
+        client.put(self._greeting[1])
 
     async def _begin_after(self, client: Client) -> None:
         """As a task of the client: each may begin the next one."""

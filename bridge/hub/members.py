@@ -13,8 +13,10 @@ from bridge.hub.client import Client
 from bridge.hub.encoding import Protocol
 from bridge.hub.lack import Lack
 
+_NO_BOUNDS: frozenset[Bounds] = frozenset()
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, slots=True)
 class Wish:
     """A subscription that is not in force yet."""
 
@@ -58,7 +60,7 @@ class Group:
         self.quiet_ticks = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Member:
     """One client: its subscriptions by name (None: that of the URL)."""
 
@@ -116,7 +118,8 @@ class Members:
         member = self.get(client)
         if not member.heard:
             member.since = since
-        older = frozenset(lack.gap.bounds for lack in self.lacking.get(client, ()))
+        lacks = self.lacking.get(client)
+        older = frozenset(lack.gap.bounds for lack in lacks) if lacks else _NO_BOUNDS
         member.heard[name] = Heard(wish.subscription, since, wish, older)
         self._regroup(client, member)
 
