@@ -159,13 +159,6 @@ def test_the_script(tmp_path: Path) -> None:
     assert done.stdout.startswith("notify-bridge ")
 
 
-@pytest.mark.xfail(strict=True, reason="--workers is still to come")
-def test_workers(deployment: Deployment, processes: Nursery) -> None:
-    """`serve --workers N`: one listener process and N server processes sharing the port."""
-    process = processes.start("serve", "--workers", "2", **deployment.settings, BRIDGE_PORT="0").listening().healthy()
-    assert process.end() == 0
-
-
 @pytest.fixture
 def direct(deployment: Deployment, processes: Nursery) -> Callable[..., Process]:
     """Starts `serve` on the deployment's database alone."""
