@@ -258,7 +258,7 @@ class PodSource:
         if answer.age_seconds is not None:
             origin = Origin("received_to_delivered", anyio.current_time() - answer.age_seconds)
         if self._beside_log:
-            delivery.beside[entries[0].position.term] = None
+            self._is_heard_beside(entries[0].position.term)
         elif delivery.past is not None:
             self._earlier.take(entries)
         batch: list[Event] = []
@@ -276,8 +276,15 @@ class PodSource:
 
     def _continue_with(self, first: Position) -> None:
         if self._beside_log:
-            self._delivery.beside[first.term] = None
+            self._is_heard_beside(first.term)
         self._delivery.continue_with(first, "postgres_session_lost", fillable=self._beside_log)
+
+    def _is_heard_beside(self, term: int) -> None:
+        """This session is the newest one that is heard beside the log, also where one of our own came between."""
+        beside = self._delivery.beside
+        if next(reversed(beside), None) != term:
+            beside.pop(term, None)
+            beside[term] = None
 
     def _join(self, place: Place, end: int) -> None:
         """Note whether the tape was followed to its end; beside a session of our own, to where that one was."""

@@ -194,6 +194,10 @@ async def test_beside_the_log_an_unrelated_tape_begins_at_its_end(
         await until(lambda: FeedState("direct") in world.states)
         world.pod.hear(4)
         await until(lambda: world.payloads == [4])
+        world.kill()
+        world.pod.hear(5)
+        world.serve()
+        await until(lambda: world.payloads == [4, 5])
         assert world.gaps == [Gap(Position(LOG, 12), Position(T1, 4), "postgres_session_lost", pending=True)]
 
 
@@ -410,7 +414,7 @@ async def test_inside_the_log_an_own_session_that_ends_does_not_clear_what_is_be
         world.serve()
         await until(lambda: world.own is None)
         assert world.delivery.beside_open
-        assert list(world.delivery.beside) == [T1, OWN]
+        assert list(world.delivery.beside) == [OWN, T1], "the newest one is heard now"
         assert [gap.pending for gap in world.gaps if isinstance(gap, Gap)] == [True, True], "the log settles them"
 
 
