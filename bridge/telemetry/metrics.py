@@ -61,7 +61,9 @@ class Metrics:
             "notifications_received", "Notifications received from PostgreSQL by a LISTEN session of this process."
         )
         self.appended = counter("log_entries_appended", "Entries that this listener appended to the log in Redis.")
-        self.events = counter("events", "Events, gaps and ends of gaps that came out of the feed, each once in a process.")
+        self.events = counter(
+            "events", "Events, gaps and ends of gaps that came out of the feed, each once in a process."
+        )
         self.deliveries = counter(
             "deliveries", "Events and gaps given to clients, one for each client; replays are replayed_events."
         )
