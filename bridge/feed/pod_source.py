@@ -218,7 +218,10 @@ class PodSource:
 
     @property
     def _patient(self) -> bool:
-        """Whether a relation that is not known may still come."""
+        """Whether a relation that is not known may still come: the listener hears, and has for long enough."""
+        if not self._hears.value:
+            self._unrelated_since = None
+            return True
         now = anyio.current_time()
         self._unrelated_since = now if self._unrelated_since is None else self._unrelated_since
         return now < self._unrelated_since + RELATE_SECONDS
