@@ -36,6 +36,7 @@ events {{ worker_connections 20000; }}
 http {{
     access_log off;
     keepalive_requests 1000000000;
+    keepalive_timeout 1d;
     nchan_shared_memory_size 512M;
     server {{
         listen 127.0.0.1:{port} backlog=4096;
