@@ -89,9 +89,9 @@ class LogSource:
 
     async def _hear(self, ear: Ear, log: Log, report: Report) -> bool:
         """Take what comes next; False where no beat comes any more."""
-        messages = await self._messages(ear, self._next_look())
+        messages = await ear.messages(self._next_look())
         if not messages and anyio.current_time() >= self._beat_deadline:
-            messages = await self._messages(ear, anyio.current_time() + LAST_LOOK_SECONDS)
+            messages = await ear.messages(anyio.current_time() + LAST_LOOK_SECONDS)
             if not messages:
                 report(FeedState("none", f"no listener has been heard for {self._heartbeat_timeout_seconds:g} s"))
                 return False
@@ -117,11 +117,6 @@ class LogSource:
         if not self._joined and (beaten or self._joining_to or self._unrelated_since < math.inf):
             await self._join(log, report)
         return True
-
-    async def _messages(self, ear: Ear, deadline: float) -> list[tuple[bytes, bytes]]:
-        with anyio.CancelScope(deadline=deadline):
-            return await ear.messages()
-        return []
 
     def _next_look(self) -> float:
         if self._unrelated_since < math.inf:

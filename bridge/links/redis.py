@@ -4,6 +4,8 @@ A link is used in one of two ways: as request and response (`execute`, `pipeline
 then `messages`). It is never opened again: every failure is `RedisLost`, and a supervisor opens another one.
 """
 
+import math
+import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -83,6 +85,7 @@ class RedisLink:
         self.target = target
         self.timeout_seconds = timeout_seconds
         self._stream = stream
+        self._raw = _raw_socket(stream)
         self._reader = hiredis.Reader(replyError=error_for, notEnoughData=_NOT_YET)
         self._cut_short = False
         self._messages: list[tuple[bytes, bytes]] = []
@@ -115,8 +118,8 @@ class RedisLink:
                 await self._read_reply_bytes()
         self._heard_something()
 
-    async def messages(self) -> list[tuple[bytes, bytes]]:
-        """All messages that have arrived, as (channel, data); waits for the first one.
+    async def messages(self, deadline: float = math.inf) -> list[tuple[bytes, bytes]]:
+        """All messages that have arrived, as (channel, data); waits for the first one, or until the deadline.
 
         An idle link is PINGed `PINGS_PER_TIMEOUT` times per timeout. Raises RedisLost where nothing at all came for
         `timeout_seconds`. Silence is counted in waits that this process made, so that a pause of this process is not
@@ -127,8 +130,10 @@ class RedisLink:
             if self._messages:
                 arrived, self._messages = self._messages, []
                 return arrived
-            if await self._read_until(self._quiet_until):
+            if await self._read_until(min(self._quiet_until, deadline)):
                 self._heard_something()
+            elif anyio.current_time() >= deadline:
+                return []
             elif self._pings < PINGS_PER_TIMEOUT - 1:
                 await self._ping()
             elif not await self._read_until(anyio.current_time() + GRACE_SECONDS):
@@ -210,8 +215,10 @@ class RedisLink:
 
     async def _send(self, data: bytes) -> None:
         try:
-            with anyio.fail_after(self.timeout_seconds):
-                await self._stream.send(data)
+            rest = data if self._raw is None else data[_sent_at_once(self._raw, data) :]
+            if rest:
+                with anyio.fail_after(self.timeout_seconds):
+                    await self._stream.send(rest)
         except TimeoutError:
             raise RedisLost(f"Redis at {self.target} took no data for {self.timeout_seconds:g} s") from None
         except _FAILURES as error:
@@ -228,7 +235,8 @@ class RedisLink:
         """Give the parser what arrives next; False where nothing arrives before the deadline. Loses nothing."""
         try:
             with anyio.CancelScope(deadline=deadline):
-                self._reader.feed(await self._stream.receive(READ_BYTES))
+                raw = self._raw
+                self._reader.feed(await (self._stream.receive(READ_BYTES) if raw is None else _receive(raw)))
                 return True
         except _FAILURES as error:
             raise self._lost(error) from error
@@ -260,6 +268,36 @@ async def _wrap(stream: anyio.abc.ByteStream, target: RedisTarget, context: ssl.
         raise RedisUnusable(f"no TLS with Redis at {target}: {_reason(error)}") from error
     except _FAILURES as error:
         raise RedisLost(f"the TLS handshake with Redis at {target} failed: {_reason(error)}") from error
+
+
+def _raw_socket(stream: anyio.abc.ByteStream) -> socket.socket | None:
+    """The socket under a stream that has nothing between: what is sent and received then costs half.
+
+    None for TLS, and where the event loop reads the socket itself (asyncio).
+    """
+    if isinstance(stream, TLSStream):
+        return None
+    raw = stream.extra(anyio.abc.SocketAttribute.raw_socket, None)  # noqa: S610 - no ORM
+    return raw if isinstance(raw, socket.socket) else None
+
+
+def _sent_at_once(raw: socket.socket, data: bytes) -> int:
+    try:
+        return raw.send(data)
+    except BlockingIOError:
+        return 0
+
+
+async def _receive(raw: socket.socket) -> bytes:
+    while True:
+        await anyio.wait_readable(raw)
+        try:
+            data = raw.recv(READ_BYTES)
+        except BlockingIOError:  # woken for nothing
+            continue
+        if not data:
+            raise anyio.EndOfStream
+        return data
 
 
 def _reason(error: BaseException) -> str:
