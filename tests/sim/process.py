@@ -126,11 +126,14 @@ class Process:
             return False
         if relay is not None and relay.publisher is not None and not relay.publisher.caught_up.value:
             return False
-        if feed is None or self.world.with_redis:
-            return feed is None or feed.state.value.mode == "redis"
-        if feed.pod_view is not None and not (feed.pod_view.feeding and feed.session is None):
+        if feed is None:
+            return True
+        pod, with_redis = feed.pod_view, self.world.with_redis
+        if pod is not None and (pod.connected if with_redis else not pod.feeding):
             return False
-        return feed.state.value.mode == "direct"
+        if pod is not None and feed.session is not None:
+            return False
+        return feed.state.value.mode == ("redis" if with_redis else "direct")
 
     def start(self, nursery: trio.Nursery) -> None:
         """Run, in a task of this nursery, until `kill` or `end`."""
