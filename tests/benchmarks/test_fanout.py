@@ -24,11 +24,11 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *only: str) -> Any
 
 
 def test_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    only = ("in C, joined by 64", "in Python, joined by 64", "hub alone, joined by 64", "Redis, 2 workers")
+    only = ("in C, joined by 64", "in Python", "hub alone, joined by 64", "Redis, 2 workers")
     result = measured(monkeypatch, tmp_path, *only)
     assert [row["system"] for row in result["rows"]] == [
         "bare send loop in C, joined by 64",
-        "bare send loop in Python, joined by 64",
+        "bare send loop in Python, joined by 512",
         "the hub alone, joined by 64",
         "bridge, through Redis, 2 workers",
     ]
