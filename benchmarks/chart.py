@@ -5,7 +5,7 @@ from html import escape
 
 from benchmarks.lib.table import Cell
 
-WIDTH, LABEL, BAR, ROW, TOP = 900, 250, 205, 24, 92
+WIDTH, LABEL, BAR, ROW, TOP = 900, 275, 195, 24, 92
 GAP = 20
 STYLE = """
   svg { font-family: system-ui, sans-serif; font-size: 13px }
