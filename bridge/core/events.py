@@ -192,6 +192,8 @@ def entry_json(position: Position, body: Body) -> bytes:
 
 def entry_lines(first: Position, bodies: Sequence[Body]) -> list[bytes]:
     """`entry_json` of each of these, at consecutive positions."""
+    if len(bodies) == 1:
+        return [entry_json(first, bodies[0])]
     begin = b'{"type":"notification","id":"%d-' % first.term
     middles: dict[str, bytes] = {}
     lines: list[bytes] = []

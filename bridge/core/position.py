@@ -112,9 +112,10 @@ class Timeline:
     def root(self, position: Position) -> Position:
         """The same notification in the numbering of the newest term it is related to."""
         term, seq = position
-        parent, shift = self._parent.get(term, position._replace(seq=0))
-        if parent == term:
+        known = self._parent.get(term)
+        if known is None or known[0] == term:
             return position
+        parent, shift = known
         path = [term]
         grand, more = self._parent[parent]
         while grand != parent:

@@ -242,7 +242,8 @@ class LogSource:
 
     async def _take_live(self, log: Log, message: bytes, origin: Origin) -> None:
         """Take live entries. Where one does not follow, the stream has it and all after it: XADD comes first."""
-        run = read_run(message.split(b"\n"))  # what nearly every message is
+        lines = message.split(b"\n")
+        run = read_run(lines) if len(lines) > 1 else ()
         if run and self.tail is not None and run[0].position == (self.tail.term, self.tail.seq + 1):
             self.tail = run[-1].position
             self._delivery.offer(run, origin)

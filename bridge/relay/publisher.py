@@ -88,6 +88,7 @@ class Publisher:
         self._shared: set[int] = set()
         """Terms whose relation was written into the log's `:terms`."""
         self._shared_version = -1
+        metrics.observe_with(self._observe)
 
     async def run(self) -> None:
         """Never returns. Cancelling tells the others that this relay is gone, where that is possible at once."""
@@ -147,7 +148,7 @@ class Publisher:
                 if self._beat_due:
                     await self._beat_if_true(log)
                     return
-                with anyio.move_on_after(max(0.0, self._next_beat - anyio.current_time())):
+                with anyio.CancelScope(deadline=self._next_beat):
                     await self._tape.grown(self._tape.end)
             case Append(index, at):
                 self.caught_up.set(False)
@@ -171,6 +172,8 @@ class Publisher:
             case Remark():
                 self._listener.mark_again()
                 await self._look_again(log)
+
+    def _observe(self) -> None:
         self._metrics.backlog_entries.set(self._tape.end - self._tape.written)
         self._metrics.backlog_bytes.set(self._tape.backlog_bytes)
 

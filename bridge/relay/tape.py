@@ -101,7 +101,9 @@ class Tape:
         An index before `written` makes history backlog again: the log has lost it.
         """
         index = min(max(index, self._start), self.end)
-        if index >= self.written:
+        if index == self.written:
+            return
+        if index > self.written:
             self.backlog_bytes -= sum(map(size_bytes, self.read(self.written, index - self.written)))
         else:
             self.backlog_bytes += sum(map(size_bytes, self.read(index, self.written - index)))
