@@ -228,9 +228,12 @@ class Client:
         self._buffers.ended.append(self)
         if drop:
             self._drop_but_half_message()
+        is_writing, self._writing = self._writing, True
         self._keep(Chunk(frame or goodbye(self.protocol, code, reason)), 0)
-        self.blocked = True
-        self._flush()
+        if is_writing:
+            self._flush()
+        else:
+            self.uncork()
         if self.state is State.CLOSING:
             self._start_soon(self._expire)
 

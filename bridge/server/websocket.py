@@ -142,17 +142,17 @@ class WebSocket:
         quiet = False
         try:
             with scope, contained(lambda: self._peer):
-                quiet = await work()
-                if not quiet:
+                if await work() and not scope.cancel_called:
+                    self._clients.reader.add(self._raw, self)
+                    quiet = True
+                else:
                     self._stay.leave()
                     await self._stay.client.flushed()
                     self._stay.end()
                     await linger(self._raw)
         finally:
             self._task = None
-            if quiet:
-                self._clients.reader.add(self._raw, self)
-            else:
+            if not quiet:
                 self.close()
 
 

@@ -213,6 +213,24 @@ async def test_ending_in_the_middle_of_a_crowd_says_goodbye_to_all_who_had_come_
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
+@pytest.mark.usefixtures("quiet_log")
+@pytest.mark.parametrize("busy", [client_frame(b"", 9) * 1200, b"\x01\x80\0\0\0\0", client_frame(b"x")[:-1]])
+async def test_ending_says_goodbye_to_those_whom_a_task_serves(busy: bytes) -> None:
+    async with running_server() as server:
+        tasks, _ = left_behind()
+        with crowd(server, 10, upgrade("/ws")) as peers:
+            for peer in peers:
+                await peer.hear(b'"subscribed"')
+                peer.say(busy)
+            with trio.fail_after(WAIT_SECONDS):
+                while left_behind()[0] < tasks + len(peers):  # noqa: ASYNC110, tasks tell nobody
+                    await trio.sleep(0.001)
+            server.scope.cancel()
+            with trio.CancelScope(shield=True):
+                assert all([b"\x03\xe9retry=" in await peer.hear(b"retry=") for peer in peers])
+    assert server.places.taken == 0
+
+
 @pytest.mark.parametrize("slow", [False, True])
 async def test_a_bug_in_a_handshake_costs_one_connection(
     slow: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

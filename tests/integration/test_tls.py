@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 
 from bridge.server import tls
 from bridge.server.tls import HANDSHAKE_SECONDS
+from bridge.server.websocket import FRAMES_BURST
 from tests.support.frames import Message
 from tests.support.redis import Certificates, make_certificates
 from tests.support.server import RunningServer, happening, running_server, upgrade
@@ -145,6 +146,21 @@ async def test_peers_that_go(keys: dict[str, Any], trust: ssl.SSLContext, when: 
             elif how == "half a record":
                 await client.stream.transport_stream.send_all(b"\x17\x03\x03\x40\x00half")
             await trio.aclose_forcefully(client.stream)
+        await still_serves(server, trust)
+
+
+@pytest.mark.parametrize("busy", [b"\x89\x80\0\0\0\0" * int(FRAMES_BURST + 200), b"\x01\x80\0\0\0\0"])
+async def test_peers_that_go_while_a_task_serves_them(keys: dict[str, Any], trust: ssl.SSLContext, busy: bytes) -> None:
+    """It waits for the time that so many frames take, or for the rest of a message, on a socket that is closed then."""
+    async with running_server(**keys) as server:
+        for _ in range(3):
+            client = await server.websocket(trust=trust)
+            await client.message()
+            await client.send(busy)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await trio.aclose_forcefully(client.stream)
+            await server.wait_for_clients(0)
         await still_serves(server, trust)
 
 
