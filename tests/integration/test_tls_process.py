@@ -47,11 +47,13 @@ def certificate(running: BridgeProcess) -> bytes:
         return connection.getpeercert(binary_form=True) or b""
 
 
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_a_renewed_certificate_is_read_at_sighup_and_a_broken_one_is_not(
-    settings: dict[str, str], files: Certificates, stack: Stack, tmp_path: Path
+    settings: dict[str, str], files: Certificates, stack: Stack, tmp_path: Path, workers: tuple[str, ...]
 ) -> None:
     trust = ssl.create_default_context(cafile=files.authority)
-    with bridge(settings, "serve") as running:
+    processes = 2 if workers else 1
+    with bridge(settings, "serve", *workers) as running:
         assert running.url.startswith("https://127.0.0.1:")
         port = urlsplit(running.url).port
         with websockets.sync.client.connect(f"wss://localhost:{port}/ws", ssl=trust, proxy=None) as client:
@@ -61,12 +63,12 @@ def test_a_renewed_certificate_is_read_at_sighup_and_a_broken_one_is_not(
             new = make_certificates(tmp_path / "new")
             files.certificate.write_bytes(new.certificate.read_bytes())
             running.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: "does not belong to the certificate" in running.log(), running.log)
+            wait_until(lambda: running.log().count("does not belong to the certificate") == processes, running.log)
             assert certificate(running) == old
             files.key.write_bytes(new.key.read_bytes())
             running.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: "The TLS certificate was read again" in running.log(), running.log)
-            assert certificate(running) != old
+            wait_until(lambda: running.log().count("The TLS certificate was read again") == processes, running.log)
+            assert all(certificate(running) != old for _ in range(4))
             stack.postgres.execute("SELECT pg_notify('match_change', '1')")
             assert json.loads(client.recv(20))["payload"] == 1
         assert running.end() == 0

@@ -1,7 +1,9 @@
 """Processes of `serve --workers N` that die, and a Redis that does: others take over, and clients lose nothing."""
 
 import json
+import os
 import re
+import signal
 import socket
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.support.stack import Stack
 from tests.support.traffic import clients as listening_clients
 from tests.support.workers import (
     clients,
+    closed,
     connections,
     metrics,
     send,
@@ -119,3 +122,15 @@ def test_a_child_that_cannot_begin_ends_everything_with_its_error(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = run(tmp_path, ["serve", "--workers", "2"], **settings | {"REDIS_URL": "redis+sentinel://"})
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+
+
+def test_sigterm_to_one_worker_sends_its_clients_to_the_others(stack: Stack, settings: dict[str, str]) -> None:
+    with pod(settings) as running, clients(running.running, 4) as connected:
+        pid = running.pid("worker 1")
+        os.kill(running.pid("listener"), signal.SIGTERM)  # as a service manager does that signals everybody
+        os.kill(pid, signal.SIGTERM)
+        running.wait_for_successor("worker 1", pid)
+        assert 0 < sum(map(closed, connected)) < 4
+        assert {client.connection.protocol.close_code for client in connected if closed(client)} == {1001}
+        assert [one["restarts"] for one in running.processes()] == [0, 1, 0]
+        assert sessions(stack) == ["bridge listener"]
