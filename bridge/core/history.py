@@ -147,6 +147,15 @@ class History:
         first = self._first_related(position)
         return first is not None and (first == 0 or self._comparable(position, self._stretches[first].gap))
 
+    def is_sure_of(self, position: Position) -> bool:
+        """Whether it can be told on which side of every gap the position lies.
+
+        Not where it lies behind the beginning of one whose other side it is not related to: a client of another
+        process may have been told of what came after that gap.
+        """
+        place = self._place(position)
+        return place is None or self._following(place, position) == place + 1
+
     def follows(self, position: Position, since: Position) -> bool:
         """Whether an event that is held here came after `since`, which was known here once."""
         there = self._timeline.convert(since, position.term)
@@ -176,16 +185,24 @@ class History:
         """What a client that has everything through `position` lacks, in order; nothing where that is not related.
 
         Begins with a gap where that is too old. A gap that the position lies in begins there. What came late in a gap
-        follows it, and is late, until the gap is filled: something may be missing before it.
+        follows it, and is late, until the gap is filled: something may be missing before it. What the client may have
+        although that cannot be told is in the gap, where anything behind it is related.
         """
         place = self._place(position)
         first = self._first_related(position) if place is None else place
         if first is None:
             return
+        following = first + 1 if place is None else self._following(place, position)
         tail: Sequence[Event] = ()
         for index, stretch in enumerate(self._stretches[first:], first):
+            if first < index < following < len(self._stretches):
+                continue
             if index != place:
-                if stretch.gap is not None:
+                if index == following > first + 1:
+                    yield Gap(
+                        position, stretch.floor.plus(1), "failover" if stretch.gap is None else stretch.gap.reason
+                    )
+                elif stretch.gap is not None:
                     yield self._gap_from(stretch.gap, position, exact=index > first)
                 elif index == first:
                     yield Gap(position, stretch.floor.plus(1), "history_trimmed")
@@ -231,6 +248,22 @@ class History:
             if at is not None and at >= floor:
                 return index
         return None
+
+    def _following(self, place: int, position: Position) -> int:
+        """The stretch after the one at `place` that holds what follows the position.
+
+        That is the next one, unless the position lies in the gap before that and is not related to it; then it is the
+        first one that is related, or none.
+        """
+        following = self._stretches[place + 1 :]
+        gap = following[0].gap if following else None
+        at = self._timeline.convert(position, gap.after.term) if gap is not None and gap.after is not None else None
+        if at is None or gap is None or gap.after is None or at <= gap.after:
+            return place + 1
+        for index, stretch in enumerate(following, place + 1):
+            if self._timeline.convert(position, stretch.floor.term) is not None:
+                return index
+        return len(self._stretches)
 
     def _first_related(self, position: Position) -> int | None:
         for index, stretch in enumerate(self._stretches):

@@ -75,7 +75,13 @@ class Resumption:
     @property
     def ready(self) -> bool:
         """Whether this process is live, has come as far, and can place all that the cursor says."""
-        return self._placed and all(self._hub.history.places(gap) for gap in self._cursor_gaps)
+        history = self._hub.history
+        return (
+            self._cursor is not None
+            and self._placed
+            and history.is_sure_of(self._cursor.position)
+            and all(history.places(gap) for gap in self._cursor_gaps)
+        )
 
     @property
     def _placed(self) -> bool:

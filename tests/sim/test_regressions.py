@@ -120,6 +120,11 @@ RUNS = {
         '[3,[["listener",0],["worker",0],["both",1]],[[0.0,"big_burst",0,0.05,0],[0.1,"slow_postgres",0,0.05,40],'
         '[0.1,"block_postgres",0,0.3,0]],true,1000,false]'
     ),
+    "a client of another pod was told again what it had heard behind a gap": (
+        '[318,[["listener",0],["worker",0,0],["worker",0,0],["listener",0],["worker",0,3]],[[0.0,"big_burst",0,0.05,0],'
+        '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,3],[1.0,"kill",0,0.05,0],[0.5,"big_burst",0,0.05,0],'
+        '[0.0,"kill",0,0.3,0]],false,1000,false]'
+    ),
     "a packet in memory overtook another one": (
         '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
         '[0.0,"big_burst",0,0.05,0],[0.01,"big_burst",0,0.05,0],[0.0,"block_postgres",1,0.8,0],'

@@ -194,6 +194,43 @@ def test_any_cursor_gets_what_it_lacks_or_is_told(steps: list[Step], history_ent
             scene.check()
 
 
+def test_a_position_of_another_process_may_lie_behind_a_gap() -> None:
+    timeline = Timeline()
+    history = History(timeline, 100)
+
+    def event(term: int, seq: int) -> Event:
+        return Event(Position(term, seq), "c", b"{}")
+
+    history.begin(Position(1, 0))
+    for seq in (1, 2, 3):
+        history.extend([event(1, seq)])
+    history.add_gap(Gap(Position(1, 3), Position(2, 0), "postgres_session_lost"))
+    history.extend([event(2, 1)])
+    timeline.relate(Position(9, 0), Position(1, 0))
+
+    assert history.is_sure_of(Position(9, 3))
+    assert list(history.after(Position(9, 3))) == [
+        Gap(Position(1, 3), Position(2, 0), "postgres_session_lost"),
+        event(2, 1),
+    ]
+    behind = Position(9, 5)
+    assert not history.is_sure_of(behind)
+    assert list(history.after(behind)) == [Gap(behind, Position(2, 0), "postgres_session_lost"), event(2, 1)]
+
+    history.add_gap(Gap(Position(2, 1), Position(3, 0), "postgres_session_lost"))
+    history.extend([event(3, 1)])
+    timeline.relate(Position(9, 8), Position(3, 0))
+    assert not history.is_sure_of(behind)
+    assert list(history.after(behind)) == [Gap(behind, Position(3, 0), "postgres_session_lost"), event(3, 1)]
+
+    timeline.relate(Position(9, 4), Position(2, 0))
+    assert history.is_sure_of(behind)
+    assert list(history.after(behind)) == [
+        Gap(Position(2, 1), Position(3, 0), "postgres_session_lost"),
+        event(3, 1),
+    ]
+
+
 def test_what_is_kept_is_bounded() -> None:
     history = History(Timeline(), 100)
     for term in range(1, 3 * MAX_STRETCHES):
