@@ -35,6 +35,8 @@ class Listening:
 @pytest.fixture
 def pairs() -> Iterator[list[Pair]]:
     made = [socket.socketpair() for _ in range(OWNERS_A_TURN + 8)]
+    for here, _ in made:
+        here.setblocking(False)
     yield made
     for here, there in made:
         here.close()
