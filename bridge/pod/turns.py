@@ -15,9 +15,10 @@ from bridge.server.limits import Places
 YIELD_SECONDS = 0.001
 YIELDS = 5
 LEAVING_SECONDS = 0.05
-LEAST_LEAD, MOST_LEAD, LEAD_SHARE = 1, 32, 8
+LEAST_LEAD, MOST_LEAD, LEAD_SHARE = 1, 256, 8
 """How many connections more than another a worker may have: the more there are, the more, so that a crowd is not
-taken one by one in turns."""
+taken one by one in turns. Measured with two workers, 3,000 clients at once: 20,300 handshakes a second; with at most 32
+16,100; without any turns 17,800."""
 
 
 def allowance(own: int, fewest: int) -> int:
