@@ -60,7 +60,8 @@ def main() -> None:
                     continue
                 try:
                     with turn(options):
-                        storms.setdefault(system.name, []).append(storm(each, options))
+                        found = storm(each, options)
+                    storms.setdefault(system.name, []).append(found)
                 except BenchmarkFailed as failure:
                     failed[system.name] = str(failure)
     result.notes += [f"{name}: {reason}" for name, reason in failed.items()]
@@ -89,9 +90,9 @@ def report(systems: list[System], storms: dict[str, list[Storm]], options: argpa
         return median(one.per_second / two.per_second for one, two in pairs) if storms.get(other) else None
 
     for system in systems:
-        found = storms.get(system.name)
-        if not found:
+        if system.name not in storms:
             continue
+        found = storms[system.name]
         row: dict[str, Cell] = {
             "system": system.name,
             "kind": system.kind,

@@ -62,7 +62,8 @@ def main() -> None:
                 if reason is None:
                     try:
                         with turn(options):
-                            used.setdefault(system.name, []).append(measure(system, on, options))
+                            found = measure(system, on, options)
+                        used.setdefault(system.name, []).append(found)
                     except BenchmarkFailed as failure:
                         reason = str(failure)
                 if reason is not None:

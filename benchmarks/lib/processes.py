@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.lib.failure import BenchmarkFailed
+
 _CPUCLOCK_SCHED = 2
 """Every process has a clock of what its threads have used: clock_getcpuclockid(3), in nanoseconds."""
 
@@ -28,10 +30,15 @@ def processor_seconds(pids: Iterable[int]) -> float:
 
 
 def memory_bytes(pids: Iterable[int]) -> int:
-    """Memory that these processes hold, shared pages divided by those who share (PSS). The kernel's is not in it."""
+    """Memory that these processes hold, shared pages divided by those who share (PSS), without the kernel's.
+
+    Raises BenchmarkFailed where one has ended.
+    """
     total = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            raise BenchmarkFailed(f"a process of the server ended ({pid})") from None
+        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
     return total
