@@ -135,7 +135,8 @@ class ListenSession:
         return learned
 
     async def receive(self) -> list[Heard]:
-        """The next notifications, in order and without a hole since the marker; none when only `suspect` has changed.
+        """The next notifications, in order and without a hole since the marker. None when only `suspect` has changed,
+        or when probes have shown something that `learned` gives.
 
         Raises PostgresLost when the session has ended. Cancellation loses nothing: what has arrived is returned by the
         next call.
@@ -147,7 +148,7 @@ class ListenSession:
                 heard, self._ahead = self._ahead, []
                 return heard
             heard = self._take()
-            if heard or self.suspect != was_suspect:
+            if heard or self.suspect != was_suspect or self._probes.learned:
                 return heard
             if self._ended and not self._more:
                 raise self._lost()

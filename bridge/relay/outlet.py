@@ -172,6 +172,8 @@ class Outlet:
         """What follows, as soon as there is something, or when it was held for long enough."""
         tape = self._tape
         last = None if pull.last is None else Position(*pull.last)
+        if reader.index is None:
+            self._recognise(pull.index)
         index = reader.index = tape.go_on(pull.index, last, self._timeline)
         self._trim()
         with anyio.move_on_after(HOLD_SECONDS):
@@ -179,6 +181,13 @@ class Outlet:
         index = reader.index = tape.go_on(index, last, self._timeline)
         lines, age_seconds = self._take(index)
         return Answer(self._session(), self._relations(reader), index, tape.end, age_seconds, lines)
+
+    def _recognise(self, index: int) -> None:
+        """A worker that goes on here is most likely the one that has gone there: nobody waits for that any longer."""
+        for one in self._readers:
+            if one.gone and one.index is not None and one.index <= index <= one.index + MAX_ANSWER_ENTRIES:
+                self._readers.discard(one)
+                return
 
     def _take(self, index: int) -> tuple[bytes, float | None]:
         """The lines from this index on, of one segment, and how long ago the first one was heard."""

@@ -125,6 +125,11 @@ RUNS = {
         '[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,3],[1.0,"kill",0,0.05,0],[0.5,"big_burst",0,0.05,0],'
         '[0.0,"kill",0,0.3,0]],false,1000,false]'
     ),
+    "what probes had shown was learned only where something was notified": (
+        '[282,[["listener",0],["worker",0,0],["worker",0,0],["worker",0,0],["listener",0],["worker",0,4]],'
+        '[[0.5,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,40],[0.0,"pause",0,2.5,0],'
+        '[2.5,"session_terminated",1,0.05,0]],false,1000,true]'
+    ),
     "a packet in memory overtook another one": (
         '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],'
         '[0.0,"big_burst",0,0.05,0],[0.01,"big_burst",0,0.05,0],[0.0,"block_postgres",1,0.8,0],'

@@ -149,6 +149,17 @@ async def probes_come_back_and_prove_an_idle_session(bench: Bench) -> None:
         assert (await hear(session, 1))[0].position == Position(session.term, 1)
 
 
+async def what_probes_show_is_learned_also_where_nothing_is_notified(bench: Bench) -> None:
+    async with bench.links.session("listener", floor=0) as one, bench.links.session("listener", floor=0) as other:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear, other, 1_000_000)
+            with trio.fail_after(WAIT_SECONDS):
+                while not (learned := one.learned()):
+                    await one.receive()
+            nursery.cancel_scope.cancel()
+        assert {position.term for pair in learned for position in pair} == {one.term, other.term}
+
+
 async def a_cancelled_receive_loses_nothing(bench: Bench) -> None:
     async with bench.links.session("listener", floor=0) as session:
         heard: list[Heard] = []
@@ -364,6 +375,7 @@ CHECKS: tuple[Check, ...] = (
     a_floor_lifts_the_term,
     a_terminated_session_ends_and_others_go_on,
     probes_come_back_and_prove_an_idle_session,
+    what_probes_show_is_learned_also_where_nothing_is_notified,
     a_cancelled_receive_loses_nothing,
     an_ear_hears_what_is_appended_and_stays_open_while_idle,
     an_ear_that_is_cancelled_loses_nothing,

@@ -209,6 +209,21 @@ async def test_a_worker_whose_link_was_cut_is_waited_for_a_moment(
         assert pod.tape.written == 200
 
 
+async def test_a_worker_that_has_come_again_is_not_waited_for_twice(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    pod = FakePod(history_entries=10)
+    pod.open(TERM)
+    pod.hear(*range(1, 200))
+    async with serving(pod, path):
+        async with open_pod(path) as link:
+            await link.pull(0, None)
+        await trio.testing.wait_all_tasks_blocked()
+        async with open_pod(path) as link:
+            await link.pull(200, Position(TERM, 199))
+            assert pod.tape.written == 200
+
+
 async def test_with_a_log_it_trims_nothing(path: Path, autojump_clock: trio.testing.MockClock) -> None:
     pod = FakePod(trims=False)
     assert not pod.listener.draining.value
