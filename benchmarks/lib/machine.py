@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import psycopg
@@ -61,3 +62,18 @@ def command_version(*command: str) -> str | None:
         return None
     found = re.search(r"\d+\.\d+[\w.+-]*", done.stdout + done.stderr)
     return found[0] if found else None
+
+
+def busy_share(seconds: float = 0.3) -> float:
+    """How much of the processors is used, by whatever runs: to be asked before anything is measured."""
+    before = _processor_ticks()
+    time.sleep(seconds)
+    idle, total = (after - at for after, at in zip(_processor_ticks(), before, strict=True))
+    return 1 - idle / total if total else 0.0
+
+
+def _processor_ticks() -> tuple[int, int]:
+    """Of all processors since the start: idle, and all."""
+    line = Path("/proc/stat").read_text().splitlines()[0]
+    ticks = [int(word) for word in line.split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
