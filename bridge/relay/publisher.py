@@ -92,6 +92,18 @@ class Publisher:
 
     async def run(self) -> None:
         """Never returns. Cancelling tells the others that this relay is gone, where that is possible at once."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._wake_for_beats)
+            await self._run()
+
+    async def _wake_for_beats(self) -> None:
+        """One timer for all waits: a wait for the tape comes with every notification, a beat once a second."""
+        while True:
+            await anyio.sleep_until(max(self._next_beat, anyio.current_time() + POLL_SECONDS))
+            if self.connected and self._beat_due:
+                self._tape.wake()
+
+    async def _run(self) -> None:
         backoff = Backoff(self._retry_seconds)
         while True:
             try:
@@ -148,8 +160,7 @@ class Publisher:
                 if self._beat_due:
                     await self._beat_if_true(log)
                     return
-                with anyio.CancelScope(deadline=self._next_beat):
-                    await self._tape.grown(self._tape.end)
+                await self._tape.grown(self._tape.end)
             case Append(index, at):
                 self.caught_up.set(False)
                 self._tape.mark_written(index)
