@@ -204,7 +204,7 @@ def judge(probe: Probe, notifier: Notifier, capacity: int, failed_ns: int, heale
 
 
 def longest_silence(times: Times, sent: dict[int, int], begin_ns: int, end_ns: int) -> float:
-    """Seconds; the longest time between the commit of something and the next event, of those that began in this time."""
+    """Seconds; the longest time between the commit of something and the next event, of those that began then."""
     arrived = sorted(at for at in times if at)
     commits = sorted(sent.values())
     longest = 0
