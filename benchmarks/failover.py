@@ -204,13 +204,14 @@ def judge(probe: Probe, notifier: Notifier, capacity: int, failed_ns: int, heale
 
 
 def longest_silence(times: Times, sent: dict[int, int], begin_ns: int, end_ns: int) -> float:
-    """Seconds; the longest time between the commit of something and the next event, of those that began then."""
+    """Seconds; the longest time between the commit of something and the next event, of those that have their middle
+    in this time."""
     arrived = sorted(at for at in times if at)
     commits = sorted(sent.values())
     longest = 0
     for before, after in pairwise(arrived):
         first = bisect_right(commits, before)
-        if first < len(commits) and begin_ns <= commits[first] <= min(after, end_ns):
+        if first < len(commits) and commits[first] < after and begin_ns <= (commits[first] + after) // 2 < end_ns:
             longest = max(longest, after - commits[first])
     return longest / 1e9
 

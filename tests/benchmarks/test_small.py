@@ -106,6 +106,6 @@ def test_silence_is_counted_from_a_commit_that_nobody_heard_of() -> None:
     second = 10**9
     sent = {0: 1 * second, 1: 2 * second, 2: 6 * second, 3: 7 * second}
     times = array.array("q", [1 * second + 1, 5 * second, 8 * second, 8 * second])
-    assert failover.longest_silence(times, sent, 0, 3 * second) == 3
-    assert failover.longest_silence(times, sent, 3 * second, 9 * second) == 2
-    assert failover.longest_silence(times, sent, 3 * second, 5 * second) == 0
+    assert failover.longest_silence(times, sent, 0, 4 * second) == 3
+    assert failover.longest_silence(times, sent, 4 * second, 9 * second) == 2
+    assert failover.longest_silence(times, sent, 4 * second, 5 * second) == 0
