@@ -283,7 +283,7 @@ class History:
     def _span(self, gap: OpenGap) -> tuple[int, int] | None:
         """The first and the last stretch that what is missing in the gap may lie in; None where that is not known."""
         first, last = self._place(gap.after), self._place(gap.before.plus(-1))
-        if first is None or last is None:
+        if first is None or last is None or not self.is_sure_of(gap.after):
             return None
         behind = self._stretches[last + 1] if last + 1 < len(self._stretches) else None
         if behind is not None and behind.gap is not None and behind.gap.after is not None:

@@ -84,7 +84,12 @@ class Gaps:
         return self._lacks(event, lack)
 
     def _lacks(self, event: Event, lack: Lack) -> bool:
-        return lack.gap.spans(event.position, self._timeline) and not lack.gap.has(event.position, self._timeline)
+        gap, timeline = lack.gap, self._timeline
+        return (
+            gap.spans(event.position, timeline)
+            and not gap.has(event.position, timeline)
+            and not gap.was_had(event, timeline)
+        )
 
     def _was_owed(self, client: Client, event: Event) -> bool:
         """Whether a late event outside of the pending gaps, announced as lost, is newer than the subscription."""

@@ -143,7 +143,12 @@ class LateReplay:
 
     def _is_lacking(self, event: Event, name: str | None) -> bool:
         gaps, timeline = self._hub.members.gaps_of(self._client, name), self._hub.timeline
-        return any(gap.spans(event.position, timeline) and not gap.has(event.position, timeline) for gap in gaps)
+        return any(
+            gap.spans(event.position, timeline)
+            and not gap.has(event.position, timeline)
+            and not gap.was_had(event, timeline)
+            for gap in gaps
+        )
 
     def _end(self, lack: Lack, inside: Inside) -> list[Message]:
         """A gap that was filled as far as the history goes: what becomes of it, and what its client is told."""
@@ -153,8 +158,8 @@ class LateReplay:
         same = [one for one in left if one.gap.bounds == gap.bounds and not one.replaying]
         common = next((one for one in same if one.gap.sub is None), None)
         if inside.rest == "pending":
-            lack.gap, lack.ties = replace(gap, silent=False, had=()), set(inside.ties)
-            if common is not None:
+            lack.gap, lack.ties = replace(gap, silent=False), set(inside.ties)
+            if common is not None and not gap.had:
                 both = Lack(replace(lack.gap, sub=None), set(common.ties), common.lost)
                 hub.members.lack(client, tuple(hub.gaps.shared(both) if one is common else one for one in left))
             if same or not gap.silent:

@@ -264,16 +264,32 @@ ONE_GAP_OF_TWO_SUBSCRIPTIONS: list[Step] = [
     *(("join", 1, 0), ("leave", 3, 0)),
 ]
 
+BROUGHT_ELSEWHERE: list[Step] = [
+    *(("commit", 0, 1), ("commit_b", 0, 1), ("lose_log", 0, 0), ("go", 0, 1), ("lose_log", 1, 0)),
+    *(("open_session", 0, 0), ("join", 0, 1), ("leave", 0, 0), ("join", 1, 0), ("go", 0, 1)),
+    *(("leave", 0, 3), ("go", 0, 0)),
+]
+"""What one subscription has brought at another worker comes late here, where another subscription wants it too."""
+
 
 @given(scenarios(TRAFFIC, FEEDS, MOVES))
 @example(ONE_GAP_OF_TWO_SUBSCRIPTIONS)
+@example(BROUGHT_ELSEWHERE)
 @settings(deadline=None)
 def test_an_event_comes_once_however_many_subscriptions_want_it(steps: list[Step]) -> None:
     scene = run_scene(steps, OVERLAPPING, **ROOMY)
     assert complaints(scene) == []
 
 
+A_GAP_BEHIND_A_BREAK: list[Step] = [
+    *(("restart", 1, 0), ("open_session", 1, 0), ("break_log", 0, 0), ("commit", 0, 0), ("go", 0, 1), ("wait", 0, 0)),
+    *(("lose_session", 1, 0), ("open_session", 1, 0), ("restart", 1, 0)),
+]
+"""A gap begins at a position that the other worker can relate to what came before a break of the log, and to no more."""
+
+
 @given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, READING))
+@example(A_GAP_BEHIND_A_BREAK)
 @settings(deadline=None)
 def test_an_event_comes_once_also_where_its_replay_was_interrupted(steps: list[Step]) -> None:
     scene = run_scene(steps, OVERLAPPING, history_entries=1000, client_bytes=1500, drops=False)
