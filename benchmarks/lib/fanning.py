@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from benchmarks.lib.failure import BenchmarkFailed
-from benchmarks.lib.processes import memory_bytes, processor_seconds
+from benchmarks.lib.processes import processor_seconds
 from benchmarks.lib.receiver import Receiver
 from benchmarks.lib.system import Running
 
@@ -47,8 +47,6 @@ class Rate:
 class Turn:
     """What one turn has shown."""
 
-    handshakes_per_second: float
-    client_bytes: float
     burst: Rate
     one_by_one: Rate
 
@@ -85,22 +83,17 @@ def one_by_one(running: Running, receiver: Receiver, clients: int, seconds: floa
 def fitting(running: Running, receiver: Receiver, clients: int, most: int, seconds: float) -> int:
     """Messages for a burst of about so many seconds, `most` at most. Warms everything up on the way."""
     messages = max(1, most // 1000)
-    while True:
-        rate = burst(running, receiver, clients, messages)
-        wanted = max(1, min(most, int(messages * seconds / rate.seconds)))
-        if wanted <= 3 * messages or messages >= most:
-            return wanted
-        messages = min(wanted, messages * 10)
+    while (rate := burst(running, receiver, clients, messages)).seconds < seconds and messages < most:
+        messages = min(most, messages * 10)
+    return max(1, min(most, int(messages * seconds / rate.seconds)))
 
 
 def take_turn(running: Running, clients: int, messages: int | Callable[[Receiver], int], seconds: float) -> Turn:
     """Connect, measure, disconnect. `messages`: of the burst, or how to find out."""
     with Receiver(running.port, running.form) as receiver:
-        before = memory_bytes(running.pids())
         running.before_connect(clients)
-        connected = receiver.connect(clients, seconds=CONNECT_SECONDS)
+        receiver.connect(clients, seconds=CONNECT_SECONDS)
         running.after_connect()
-        held = memory_bytes(running.pids()) - before
         try:
             count = messages if isinstance(messages, int) else messages(receiver)
             rate = burst(running, receiver, clients, count)
@@ -110,7 +103,7 @@ def take_turn(running: Running, clients: int, messages: int | Callable[[Receiver
                 receiver.disconnect()
                 running.after_disconnect()
     wait_until_quiet(running)
-    return Turn(clients / connected.seconds, held / clients, rate, single)
+    return Turn(rate, single)
 
 
 class HasProcesses(Protocol):

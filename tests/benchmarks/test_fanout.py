@@ -52,7 +52,7 @@ def rate(per_second: float) -> Rate:
 
 
 def turns(system: System, *per_second: float) -> fanout.Turns:
-    return {(system.name, 1000): [Turn(1.0, 1.0, rate(one), rate(one)) for one in per_second]}
+    return {(system.name, 1000): [Turn(rate(one), rate(one)) for one in per_second]}
 
 
 def test_targets_are_ratios_within_the_rounds() -> None:
