@@ -24,6 +24,8 @@ class Assignment:
     with_listener: bool
     embedded: bool
     pod_socket: Path | None
+    nonce: str
+    """Of the listener, in all its lives."""
 
     def to_bytes(self) -> bytes:
         return pickle.dumps(self)

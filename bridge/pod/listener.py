@@ -22,7 +22,8 @@ async def hear(member: Member) -> None:
     """Bring notifications into the log, and to the workers, until an order ends it."""
     settings = member.assignment.settings
     metrics = Metrics()
-    relay = Relay(settings, RealLinks(settings), metrics, with_redis=settings.use_redis_notifier)
+    nonce = member.assignment.nonce
+    relay = Relay(settings, RealLinks(settings), metrics, with_redis=settings.use_redis_notifier, nonce=nonce)
     relay_health = RelayHealth(relay)
     rates = Rates(metrics)
     health = ListenerHealth(relay_health, Process(settings, metrics, rates, embedded=member.assignment.embedded))

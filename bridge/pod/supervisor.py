@@ -16,6 +16,7 @@
 """
 
 import random
+import secrets
 import shutil
 import signal
 import tempfile
@@ -86,6 +87,7 @@ async def supervise(
             with_listener=with_listener,
             embedded=embedded,
             pod_socket=socket_path,
+            nonce=secrets.token_hex(8),
         )
         bound = tuple(each.fileno() for each in listeners)
         assignments = [

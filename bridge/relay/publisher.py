@@ -119,7 +119,7 @@ class Publisher:
 
     async def _keep_up(self, log: Log, backoff: Backoff) -> None:
         self._saw(await log.open())
-        self.appending = await log.listeners_beating() is None
+        self.appending = await self._is_alone(log)
         telemetry.connected_to_redis()
         self.error, self._next_beat, self.connected = None, 0.0, True
         self._watch = None
@@ -172,7 +172,7 @@ class Publisher:
                 else:
                     await self._look_again(log)
             case Break(index, at):
-                alone = await log.listeners_beating() is None
+                alone = await self._is_alone(log)
                 if self._stood_still(GONE_SECONDS if alone or self.appending else TAKEOVER_SECONDS):
                     if await self._append(log, index, at):
                         telemetry.log.warning(
@@ -247,6 +247,10 @@ class Publisher:
             self.tail = state.tail
             self._timeline.pinned.add(state.tail.term)
             self._listener.keep_above(state.tail.term)
+
+    async def _is_alone(self, log: Log) -> bool:
+        """Whether no other listener has beaten of late: the last beat may be of this one's life before."""
+        return await log.listeners_beating() in (None, self._nonce)
 
     def _stood_still(self, seconds: float, *, jittered: bool = False) -> bool:
         """Whether the tail has been the same for so long (jittered: up to twice as long) while entries waited."""

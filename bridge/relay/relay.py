@@ -17,9 +17,14 @@ from bridge.telemetry import Metrics
 
 
 class Relay:
-    """Runs until it is cancelled. Without Redis it has no publisher: the feed takes from the tape."""
+    """Runs until it is cancelled. Without Redis it has no publisher: the feed takes from the tape.
 
-    def __init__(self, settings: Settings, links: Links, metrics: Metrics, *, with_redis: bool) -> None:
+    `nonce` names it to other listeners; one that takes the place of another that is known to have ended has its nonce.
+    """
+
+    def __init__(
+        self, settings: Settings, links: Links, metrics: Metrics, *, with_redis: bool, nonce: str | None = None
+    ) -> None:
         self.timeline = timeline = Timeline()
         self.tape = Tape(settings.history_entries, settings.backlog_bytes)
         self.listener = Listener(
@@ -32,7 +37,7 @@ class Relay:
                 self.listener,
                 self.tape,
                 timeline,
-                secrets.token_hex(8),
+                nonce or secrets.token_hex(8),
                 settings.retry_seconds,
                 settings.heartbeat_timeout_seconds,
                 metrics,

@@ -148,9 +148,11 @@ class Process:
         with self._scope:
             async with trio.open_nursery() as self._nursery:
                 if self.listens:
-                    self.relay = Relay(self.settings, links, METRICS, with_redis=self.world.with_redis)
+                    feeds_a_pod = any(one.pod is self for one in self.world.processes)
+                    nonce = self.name if feeds_a_pod else None
+                    self.relay = Relay(self.settings, links, METRICS, with_redis=self.world.with_redis, nonce=nonce)
                     self._nursery.start_soon(self.relay.run)
-                    if any(one.pod is self for one in self.world.processes):
+                    if feeds_a_pod:
                         outlet = Outlet(self.relay, self.settings.digest, trims=not self.world.with_redis)
                         self._nursery.start_soon(self.serve_pod, outlet)
                 if self.serves:

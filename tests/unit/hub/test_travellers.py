@@ -285,7 +285,7 @@ A_GAP_BEHIND_A_BREAK: list[Step] = [
     *(("restart", 1, 0), ("open_session", 1, 0), ("break_log", 0, 0), ("commit", 0, 0), ("go", 0, 1), ("wait", 0, 0)),
     *(("lose_session", 1, 0), ("open_session", 1, 0), ("restart", 1, 0)),
 ]
-"""A gap begins at a position that the other worker can relate to what came before a break of the log, and to no more."""
+"""A gap begins at a position that the other worker can relate to what came before a break of the log alone."""
 
 
 @given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, READING))
