@@ -18,7 +18,7 @@ from benchmarks.lib.bridge import Servers, servers
 from benchmarks.lib.choice import add_choice, chosen
 from benchmarks.lib.databases import fresh_database
 from benchmarks.lib.failure import BenchmarkFailed, run
-from benchmarks.lib.fanning import Turn, fitting, take_turn
+from benchmarks.lib.fanning import Turn, fitting, take_turn, wait_until_quiet
 from benchmarks.lib.machine import server_versions
 from benchmarks.lib.result import Result, Target, parser, turn
 from benchmarks.lib.stats import median
@@ -66,6 +66,8 @@ class Comparison:
         """All rounds for all numbers of clients."""
         with contextlib.ExitStack() as stack:
             running = deque(self._start(where, stack))
+            for _, one in running:
+                wait_until_quiet(one)
             for clients in self._options.clients:
                 for _ in range(self._options.rounds):
                     with turn(self._options):
