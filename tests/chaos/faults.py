@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.chaos.world import KINDS, SERVING, World
+from tests.chaos.world import KINDS, POD, SERVING, World
 from tests.support.postgres import free_port
 from tests.support.proxy import HALF_OPEN, STALLED, Proxy, Weather, only_pongs, subscribers
 
@@ -104,6 +104,8 @@ def of_postgres(world: World, chance: random.Random) -> Fault:
 
 def of_a_process(world: World, chance: random.Random) -> Fault:
     name = chance.choice(list(KINDS))
+    if name == POD:
+        return of_a_child(world, chance)
     pid = world.fleet.processes[name].process.pid
 
     def kill() -> None:
@@ -113,6 +115,22 @@ def of_a_process(world: World, chance: random.Random) -> Fault:
 
     stop = Fault(f"{name} stopped", lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT), 6.0)
     return chance.choice([Fault(f"{name} killed", kill), stop, stop])
+
+
+def of_a_child(world: World, chance: random.Random) -> Fault:
+    """Of the pod: the listener or a worker, which the supervisor starts again."""
+    children = world.pod_children()
+    role = chance.choice(sorted(children))
+    pid = chance.choice(children[role])
+
+    def kill() -> None:
+        if role == "worker":
+            world.killed(POD)
+        os.kill(pid, signal.SIGKILL)
+
+    what = f"{POD}'s {role} {pid}"
+    stop = Fault(f"{what} stopped", lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT), 6.0)
+    return chance.choice([Fault(f"{what} killed", kill), stop])
 
 
 def of_a_link(world: World, chance: random.Random) -> Fault:

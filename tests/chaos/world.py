@@ -1,10 +1,10 @@
-"""What the faults happen to: servers, five bridge processes behind proxies, a writer, and clients that come and go."""
+"""What the faults happen to: servers, bridge processes behind proxies, a writer, and clients that come and go."""
 
 import json
 import random
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,17 @@ from tests.support.process import wait_until
 from tests.support.proxy import Proxy, proxy_of
 from tests.support.traffic import Client, Writer, all_committed, view_of
 
-KINDS = {"listener-1": LISTENER, "listener-2": LISTENER, "worker-1": WORKER, "worker-2": WORKER, "whole": WHOLE}
-SERVING = ("worker-1", "worker-2", "whole")
+POD = "pod"
+KINDS = {
+    "listener-1": LISTENER,
+    "listener-2": LISTENER,
+    "worker-1": WORKER,
+    "worker-2": WORKER,
+    "whole": WHOLE,
+    POD: (*WHOLE, "--workers", "2"),
+}
+SERVING = ("worker-1", "worker-2", "whole", POD)
+LISTENING = 4
 VISITORS = 3
 """Clients beside those that stay, which come at any time and leave again."""
 CALM_SECONDS = 45.0
@@ -58,6 +67,16 @@ class World:
         for seat in self.seats:
             if seat.name == name:
                 seat.complete = False
+
+    def pod_children(self) -> dict[str, list[int]]:
+        """The pids of the pod's children, by their roles; none where it has just ended."""
+        supervisor = self.fleet.processes[POD].process.pid
+        found: dict[str, list[int]] = {}
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+                if arguments := Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0"):
+                    found.setdefault(arguments.rpartition("\0")[2], []).append(int(pid))
+        return found
 
     def tend(self) -> None:
         """Start what was killed, seat a client where none is, and let visitors come and go."""
@@ -139,7 +158,7 @@ class World:
             if answer["status"] != "ok":
                 answers[name] = answer
         listening = self.fleet.names()
-        if listening != ["bridge listener"] * 3:
+        if listening != ["bridge listener"] * LISTENING:
             answers["sessions"] = listening
         return answers
 
