@@ -178,7 +178,7 @@ class History:
             begin = self._timeline.convert(after, until.term)
             if begin is None or begin < until:  # else it lies in the gap, which may reach from the beginning of all
                 found.append(Run(after, until))
-            after = following.floor
+            after = max(following.floor, Position(following.floor.term, 0))  # seq 0 is a marker, and holds nothing
         return [*found, Run(after, last)]
 
     def after(self, position: Position) -> Iterator[Event | Gap]:

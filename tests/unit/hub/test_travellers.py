@@ -287,9 +287,16 @@ A_GAP_BEHIND_A_BREAK: list[Step] = [
 ]
 """A gap begins at a position that the other worker can relate to what came before a break of the log alone."""
 
+BROUGHT_FROM_A_MARKER_ON: list[Step] = [
+    *(("commit", 0, 0), ("break_log", 0, 0), ("go", 0, 0), ("commit", 0, 0), ("work", 1, 0), ("lose_log", 1, 0)),
+    *(("open_session", 1, 0), ("restart", 0, 0), ("commit_b", 0, 1), ("wait", 0, 0), ("commit", 0, 1), ("go", 0, 5)),
+]
+"""What a subscription has brought begins with the marker of a session."""
+
 
 @given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, READING))
 @example(A_GAP_BEHIND_A_BREAK)
+@example(BROUGHT_FROM_A_MARKER_ON)
 @settings(deadline=None)
 def test_an_event_comes_once_also_where_its_replay_was_interrupted(steps: list[Step]) -> None:
     scene = run_scene(steps, OVERLAPPING, history_entries=1000, client_bytes=1500, drops=False)
