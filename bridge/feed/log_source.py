@@ -55,6 +55,8 @@ class LogSource:
         self._unrelated_since = math.inf
         self._beat_at: float | None = None
         self._terms_count = 0
+        self._torn_term: int | None = None
+        """Of the log, in which something was missing while nothing related it to what is heard beside it."""
         self._round_trip_seconds: float | None = None
 
     @property
@@ -286,6 +288,8 @@ class LogSource:
                 reason: GapReason = "history_trimmed" if tail.term == before.term else "postgres_session_lost"
                 delivery.settle()
                 delivery.continue_with(before, reason, fillable=False)
+            if tail.term == before.term and delivery.unrelated(before.term):
+                self._torn_term = before.term
         self.tail = before.plus(-1)
 
     def _take(self, entries: Sequence[Entry], origin: Origin | None = None) -> bool:
@@ -303,11 +307,21 @@ class LogSource:
             if entry.event is not None:
                 fresh.append(entry.event)
                 continue
-            delivery.offer(fresh, origin)
+            self._offer(fresh, origin)
             fresh = []
             if entry.marker is not None and entry.marker.digest == self._digest:
                 learn(delivery.timeline, Position(entry.marker.term, 0), position)
             delivery.passed(position)
         self.tail = tail
-        delivery.offer(fresh, origin)
+        self._offer(fresh, origin)
         return complete
+
+    def _offer(self, fresh: Sequence[Event], origin: Origin | None) -> None:
+        """Deliver events of one term of the log.
+
+        But not of a torn one: the marker of a session beside it may be what is missing, and then nobody can tell what
+        that session has brought already. The gap that the session left behind stays one.
+        """
+        if fresh and fresh[0].position.term == self._torn_term and self._delivery.unrelated(self._torn_term):
+            return
+        self._delivery.offer(fresh, origin)

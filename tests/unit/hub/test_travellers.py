@@ -293,9 +293,16 @@ BROUGHT_FROM_A_MARKER_ON: list[Step] = [
 ]
 """What a subscription has brought begins with the marker of a session."""
 
+A_MARKER_TRIMMED_AWAY: list[Step] = [
+    *(("go", 0, 0), ("lose_log", 0, 0), ("open_session", 0, 0), ("commit", 0, 1), ("break_log", 0, 0), ("trim", 0, 1)),
+    ("work", 0, 0),
+]
+"""The log has lost what would relate its older term to the session that was heard beside it."""
+
 
 @given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, READING))
 @example(A_GAP_BEHIND_A_BREAK)
+@example(A_MARKER_TRIMMED_AWAY)
 @example(BROUGHT_FROM_A_MARKER_ON)
 @settings(deadline=None)
 def test_an_event_comes_once_also_where_its_replay_was_interrupted(steps: list[Step]) -> None:
