@@ -1,11 +1,10 @@
 """What all processes of a pod say together, for whoever asks one of its workers.
 
-Every answer is fresh: all children are asked, for a second at most. Those who ask while others are being answered get
-the next answer together, so that a crowd of questions costs no more than one at a time.
+Every answer is fresh: all children are asked, for `ANSWER_SECONDS` at most. Those who ask while others are being
+answered get the next answer together, so that a crowd of questions costs no more than one at a time.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Sequence
 
 import msgspec
 import trio
@@ -16,32 +15,13 @@ from bridge.pod.charge import Charge
 from bridge.pod.merge_metrics import Role, add_up, merge
 from bridge.pod.merge_status import Part, merge_status
 from bridge.pod.snapshot import Family
+from bridge.pod.together import Together
 from bridge.telemetry.metrics import PREFIX, Registry
 
-ANSWER_SECONDS = 1.0
+ANSWER_SECONDS = 0.4
+"""Who asks while another answer is made waits twice as long, with `bridge.pod.member.ASK_SECONDS` of patience."""
 LOOK_SECONDS = 2.0
 """How often all are asked anyway: what a process counted since is lost when it is killed."""
-
-T = TypeVar("T")
-
-
-class Together(Generic[T]):
-    """Makes one answer after the other; an answer is for all who asked before it was begun."""
-
-    def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
-        self._make = make
-        self._lock = trio.Lock()
-        self._begun = 0
-        self._answer: tuple[int, T] | None = None
-
-    async def get(self) -> T:
-        """An answer that was begun after this call. Cancelling harms nobody else."""
-        wanted = self._begun + 1
-        async with self._lock:
-            if self._answer is None or self._answer[0] < wanted:
-                self._begun += 1
-                self._answer = self._begun, await self._make()
-            return self._answer[1]
 
 
 class Collector:

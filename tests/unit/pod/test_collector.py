@@ -2,7 +2,7 @@
 
 import trio
 
-from bridge.pod.collector import Together
+from bridge.pod.together import Together
 
 
 class Slow:
