@@ -36,7 +36,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 SYSTEM_USER = "embedded_postgres"
 _LONGEST_BASE = 60
-"""Characters of the directory; with the socket's name it stays below the 107 of a Unix socket's path."""
+"""Bytes of the directory; with the socket's name it stays below the 107 of a Unix socket's path."""
 _LOG_TAIL_BYTES = 2000
 _PR_SET_PDEATHSIG = 1
 _STEP_SECONDS = 0.02
@@ -246,7 +246,8 @@ def _account() -> pwd.struct_passwd:
 def _fresh_directory(*, for_others: bool) -> Path:
     """A new directory under the first temporary one that is short enough, and enterable by the servers' user."""
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
-        usable = os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK) and len(parent) <= _LONGEST_BASE
+        short = len(os.fsencode(parent)) <= _LONGEST_BASE
+        usable = short and os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)
         if usable and not (for_others and not _open_to_others(Path(parent))):
             base = Path(tempfile.mkdtemp(prefix="notify-bridge-", dir=parent))
             if for_others:

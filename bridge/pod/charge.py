@@ -46,6 +46,10 @@ class Ended:
         return f"ended with code {self.returncode}"
 
 
+class NotStartedError(BridgeError):
+    """There was no process to be had, or no descriptors for it; later there may be."""
+
+
 class Charge:
     """One of the supervisor's children, through all its lives."""
 
@@ -74,6 +78,8 @@ class Charge:
         self._process: trio.Process | None = None
         self._control: Control | None = None
         self._error: BridgeError | None = None
+        self._unwanted = False
+        """Whether it was killed for good."""
 
     @property
     def pid(self) -> int | None:
@@ -88,15 +94,13 @@ class Charge:
     async def live(self, after: trio.Event) -> Ended:
         """One life: start it and wait for its end. Cancelling kills it.
 
-        It gets ready to work at once, and begins after this event (or does not wait for it any longer).
+        It gets ready to work at once, and begins after this event (or does not wait for it any longer). Raises
+        NotStartedError.
         """
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
-            assignment = replace(self._assignment, control=theirs.fileno())
-            self._control = control = Control(ours, self._told, self._answer)
-            self._process = process = await _start(self.role, [theirs.fileno(), *self._descriptors])
+        process, control, assignment = await self._begin()
         try:
+            if self._unwanted:
+                process.kill()
             async with trio.open_nursery() as nursery:
                 heard_all = trio.Event()
                 nursery.start_soon(_hand_over, process, assignment.to_bytes(), after)
@@ -115,6 +119,22 @@ class Charge:
         self.ready, self.works, self.silent, self._error = trio.Event(), False, False, None
         return ended
 
+    async def _begin(self) -> tuple[trio.Process, Control, Assignment]:
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    process = await _start(self.role, [theirs.fileno(), *self._descriptors])
+                except BaseException:
+                    ours.close()
+                    raise
+                assignment = replace(self._assignment, control=theirs.fileno())
+        except OSError as error:
+            raise NotStartedError(f"cannot start {self.name}: {error.strerror or error}") from error
+        ours.setblocking(False)
+        self._process, self._control = process, Control(ours, self._told, self._answer)
+        return process, self._control, assignment
+
     def take_snapshot(self) -> Snapshot | None:
         """The last of a life that has ended, once."""
         snapshot, self.snapshot = self.snapshot, None
@@ -125,7 +145,8 @@ class Charge:
             self._control.tell(kind, body)
 
     def kill(self) -> None:
-        """End it at once; harmless where it does not run."""
+        """End it at once, for good; one that is just being started ends as soon as it is."""
+        self._unwanted = True
         if self._process is not None:
             self._process.kill()
 

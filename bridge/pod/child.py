@@ -31,7 +31,10 @@ def main() -> int:
 
     from bridge.telemetry import setup_logging
 
-    assignment = Assignment.from_stdin()  # it may come later: all that takes time is done by then
+    try:
+        assignment = Assignment.from_stdin()  # it may come later: all that takes time is done by then
+    except EOFError:  # the supervisor was killed meanwhile
+        return 1
     settings = assignment.settings
     setup_logging(settings.log_format, settings.log_level, process=assignment.name, channel_set=settings.digest)
     collect_garbage_rarely()

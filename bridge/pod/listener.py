@@ -1,6 +1,7 @@
 """The listener's work: from its LISTEN session into the log in Redis. It serves no port; the workers speak for it."""
 
 import os
+import shutil
 
 import trio
 
@@ -40,6 +41,8 @@ async def hear(member: Member) -> None:
                 break
         if member.orphaned.is_set():
             await _workers_gone(member)
+            if (pod_socket := member.assignment.pod_socket) is not None:
+                shutil.rmtree(pod_socket.parent, ignore_errors=True)  # made for this pod alone
         nursery.cancel_scope.cancel()
 
 

@@ -9,12 +9,14 @@
 |---|---|
 | a child ends before all were ready for the first time | everything ends with its error |
 | a child ends later | an error is logged, and it is started again: at once, or later where it lived shortly |
+| a child cannot be started again (memory, descriptors) | the others go on, and it is tried again |
 | SIGHUP | all read certificate and keys again |
 | SIGTERM, SIGINT | all workers drain together; when the last has ended, the listener ends; then the supervisor |
 | a second one | all end at once |
 | a child does not end in time | it is killed |
 """
 
+import os
 import random
 import secrets
 import shutil
@@ -30,7 +32,7 @@ import trio
 from bridge.core.backoff import Backoff
 from bridge.errors import BridgeError, SettingsError
 from bridge.pod.assignment import Assignment
-from bridge.pod.charge import Charge, Ended
+from bridge.pod.charge import Charge, Ended, NotStartedError
 from bridge.pod.collector import Collector
 from bridge.pod.control import Kind
 from bridge.pod.table import Table, new_table
@@ -46,7 +48,7 @@ END_SECONDS = 3.0
 LAST_SECONDS = 2.0
 """As in `bridge.server.drain`: for clients to answer their close frame."""
 _LONGEST_DIRECTORY = 80
-"""Characters; with the socket's name it stays below the 107 of a Unix socket's path."""
+"""Bytes; with the socket's name it stays below the 107 of a Unix socket's path."""
 
 
 def for_workers(settings: Settings, workers: int) -> Settings:
@@ -159,7 +161,16 @@ class Supervisor:
         try:
             while not self._ending.is_set():
                 began = trio.current_time()
-                ended = await charge.live(self._may_begin[charge.role])
+                try:
+                    ended = await charge.live(self._may_begin[charge.role])
+                except NotStartedError as error:
+                    if not self._listening:
+                        raise
+                    delay = backoff.next(random.random())
+                    log.error("%s; it is tried again in %.1f seconds", error, delay)
+                    with trio.move_on_after(delay):
+                        await self._ending.wait()
+                    continue
                 self._gone(charge)
                 if self._ending.is_set():
                     return
@@ -238,11 +249,20 @@ def _complain(charge: Charge, ended: Ended, delay: float) -> None:
 
 @contextmanager
 def _private_directory() -> Iterator[Path]:
-    """A fresh directory that this user alone may enter, deleted in the end; its path is short enough for a socket."""
-    parent = tempfile.gettempdir()
-    if len(parent) > _LONGEST_DIRECTORY:
-        parent = "/tmp"  # noqa: S108 - the directory made below is private
-    path = Path(tempfile.mkdtemp(prefix="notify-bridge-", dir=parent))
+    """A fresh directory that this user alone may enter, deleted in the end; its path is short enough for a socket.
+
+    Raises BridgeError where it cannot be made.
+    """
+    try:
+        parent = tempfile.gettempdir()
+        if len(os.fsencode(parent)) > _LONGEST_DIRECTORY:
+            parent = "/tmp"  # noqa: S108 - the directory made below is private
+        path = Path(tempfile.mkdtemp(prefix="notify-bridge-", dir=parent))
+    except OSError as error:
+        raise BridgeError(
+            f"cannot make a directory for the socket of this pod: {error.strerror}; "
+            f"set TMPDIR to a directory that can be written to, whose path has at most {_LONGEST_DIRECTORY} bytes"
+        ) from error
     try:
         yield path
     finally:

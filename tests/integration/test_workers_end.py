@@ -112,11 +112,14 @@ def test_a_stopped_child_does_not_stop_the_end(settings: dict[str, str]) -> None
         assert not runs(pid)
 
 
-def test_nobody_is_left_behind_where_the_supervisor_is_killed(stack: Stack, settings: dict[str, str]) -> None:
-    with pod(settings) as running, clients(running.running, 4) as connected:
+def test_nobody_is_left_behind_where_the_supervisor_is_killed(
+    stack: Stack, settings: dict[str, str], tmp_path: Path
+) -> None:
+    with pod(settings | {"TMPDIR": str(tmp_path)}) as running, clients(running.running, 4) as connected:
         pids = running.pids()
         running.running.process.kill()
         wait_until(lambda: all(map(closed, connected)), lambda: "somebody was not told", 10)
         assert {client.connection.protocol.close_code for client in connected} == {1001}
         wait_until(lambda: not any(map(runs, pids)), lambda: f"{[*filter(runs, pids)]} still run", 10)
     wait_until(lambda: not sessions(stack), lambda: "a session is left")
+    assert not list(tmp_path.iterdir())
