@@ -25,19 +25,33 @@ Start = Callable[..., Process]
 
 
 @pytest.fixture
-def start(deployment: Deployment, processes: Nursery) -> Start:
+def prefix(deployment: Deployment) -> Iterator[str]:
+    """Of a log of its own, which is deleted when all that write there have ended."""
+    own = f"workers{time.monotonic_ns()}"
+    yield own
+    if keys := deployment.redis_cli.run("--scan", "--pattern", f"{own}:*"):
+        deployment.redis_cli.run("DEL", *keys)
+
+
+@pytest.fixture
+def start(deployment: Deployment, prefix: str, processes: Nursery) -> Iterator[Start]:
     """Starts a pod beside the deployment, with a log of its own, and waits until all of it is well."""
+    pods: list[Process] = []
 
     def started(*arguments: str, **settings: str) -> Process:
-        own = {"BRIDGE_PORT": "0", "BRIDGE_REDIS_PREFIX": f"workers{time.monotonic_ns()}", **settings}
+        own = {"BRIDGE_PORT": "0", "BRIDGE_REDIS_PREFIX": prefix, **settings}
         process = processes.start("serve", "--workers", str(WORKERS), *arguments, **deployment.settings | own)
+        pods.append(process)
         process.listening()
         wait_for(
             lambda: all(one["status"] == "ok" for one in members(process)), f"all is well; the log:\n{process.log()}"
         )
         return process
 
-    return started
+    yield started
+    for process in pods:
+        if process.process.poll() is None:
+            process.end()
 
 
 def members(process: Process) -> list[dict[str, Any]]:
