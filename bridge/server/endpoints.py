@@ -59,10 +59,18 @@ def concerns_pod(request: Request) -> bool:
 
 
 async def answer_for_pod(request: Request, ask: Ask, paths: Mapping[str, Endpoint]) -> Response:
-    """The answer to a request that `concerns_pod`; of this process alone where the others cannot be asked."""
+    """The answer to a request that `concerns_pod`.
+
+    Where the others cannot be asked, /status is of this process alone; but counters of one process after those of all
+    would look as if they had begun anew, so there are none.
+    """
     what, content_type = _WHOLE[request.path]
     body = await ask(what)
-    return Response(200, body, content_type) if body is not None else answer(request, paths)
+    if body is not None:
+        return Response(200, body, content_type)
+    if what == "metrics":
+        return refuse(503, "the other processes of this pod do not answer now; ask again")
+    return answer(request, paths)
 
 
 def answer(request: Request, paths: Mapping[str, Endpoint]) -> Response:
