@@ -120,6 +120,8 @@ def of_a_process(world: World, chance: random.Random) -> Fault:
 def of_a_child(world: World, chance: random.Random) -> Fault:
     """Of the pod: the listener or a worker, which the supervisor starts again."""
     children = world.pod_children()
+    if not children:
+        return of_a_link(world, chance)
     role = chance.choice(sorted(children))
     pid = chance.choice(children[role])
 

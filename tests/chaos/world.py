@@ -69,13 +69,13 @@ class World:
                 seat.complete = False
 
     def pod_children(self) -> dict[str, list[int]]:
-        """The pids of the pod's children, by their roles; none where it has just ended."""
-        supervisor = self.fleet.processes[POD].process.pid
+        """The pids of the pod's children, by their roles; threads have children each."""
         found: dict[str, list[int]] = {}
-        with suppress(FileNotFoundError, ProcessLookupError):
-            for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
-                if arguments := Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0"):
-                    found.setdefault(arguments.rpartition("\0")[2], []).append(int(pid))
+        for children in Path(f"/proc/{self.fleet.processes[POD].process.pid}/task").glob("*/children"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread, or a child, has just ended
+                for pid in children.read_text().split():
+                    if arguments := Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0"):
+                        found.setdefault(arguments.rpartition("\0")[2], []).append(int(pid))
         return found
 
     def tend(self) -> None:
