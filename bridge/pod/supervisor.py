@@ -47,8 +47,8 @@ END_SECONDS = 3.0
 """What a child that ends may take, beyond the time for draining."""
 LAST_SECONDS = 2.0
 """As in `bridge.server.drain`: for clients to answer their close frame."""
-_LONGEST_DIRECTORY = 80
-"""Bytes; with the socket's name it stays below the 107 of a Unix socket's path."""
+_LONGEST_DIRECTORY = 107 - len("/notify-bridge-12345678/listener.sock")
+"""Bytes: a Unix socket's path has 107 at most."""
 
 
 def for_workers(settings: Settings, workers: int) -> Settings:

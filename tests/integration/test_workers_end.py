@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -112,14 +114,22 @@ def test_a_stopped_child_does_not_stop_the_end(settings: dict[str, str]) -> None
         assert not runs(pid)
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory in which the socket of a pod has room."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        yield Path(path)
+
+
 def test_nobody_is_left_behind_where_the_supervisor_is_killed(
-    stack: Stack, settings: dict[str, str], tmp_path: Path
+    stack: Stack, settings: dict[str, str], short_path: Path
 ) -> None:
-    with pod(settings | {"TMPDIR": str(tmp_path)}) as running, clients(running.running, 4) as connected:
+    with pod(settings | {"TMPDIR": str(short_path)}) as running, clients(running.running, 4) as connected:
+        assert [path.name for path in short_path.glob("notify-bridge-*/*")] == ["listener.sock"]
         pids = running.pids()
         running.running.process.kill()
         wait_until(lambda: all(map(closed, connected)), lambda: "somebody was not told", 10)
         assert {client.connection.protocol.close_code for client in connected} == {1001}
         wait_until(lambda: not any(map(runs, pids)), lambda: f"{[*filter(runs, pids)]} still run", 10)
     wait_until(lambda: not sessions(stack), lambda: "a session is left")
-    assert not list(tmp_path.iterdir())
+    assert not list(short_path.iterdir())
