@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from bridge.core.position import Position
 from bridge.links.openers import Session
-
-Mode = Literal["redis", "direct", "none"]
+from bridge.stream import Mode
 
 
 @dataclass(frozen=True)
