@@ -13,7 +13,7 @@ from benchmarks.lib.publisher import CHANNEL, payload
 from bridge.core.events import Event, Notification, event
 from bridge.core.position import Position, Timeline
 from bridge.core.topics import Subscription
-from bridge.hub import Buffers, Client, Hub
+from bridge.hub import Buffers, Hub, SocketClient
 from bridge.telemetry import Metrics
 
 TERM = 749_166_000_000_000
@@ -34,7 +34,7 @@ class Alone:
     def take(self, raw: socket.socket) -> None:
         raw.setblocking(False)
         self._sockets.append(raw)
-        client = Client(raw, self._nursery.start_soon, self.hub.buffers)
+        client = SocketClient(raw, self._nursery.start_soon, self.hub.buffers)
         self.hub.subscribe(client, None, Subscription(frozenset({CHANNEL})))
 
     async def send(self, messages: int, together: int) -> None:

@@ -28,9 +28,10 @@ from bridge.errors import PodLost
 from bridge.feed.delivery import Delivery, Origin
 from bridge.feed.direct_source import DirectSource, learn
 from bridge.feed.pod_place import Earlier, Place, first_place
-from bridge.feed.source import FeedState, Mode, Report
+from bridge.feed.source import FeedState, Report
 from bridge.links.openers import Session
 from bridge.links.pod import OpenPod, PodLink
+from bridge.stream import Mode
 from bridge.telemetry import Observable
 
 PATIENCE_SECONDS = 3.0

@@ -2,5 +2,7 @@
 
 from bridge.hub.client import Buffers, Client
 from bridge.hub.hub import Hub
+from bridge.hub.inbox import Inbox
+from bridge.hub.socket_client import SocketClient
 
-__all__ = ["Buffers", "Client", "Hub"]
+__all__ = ["Buffers", "Client", "Hub", "Inbox", "SocketClient"]

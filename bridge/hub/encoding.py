@@ -1,6 +1,6 @@
-"""One message on the wire of a client: a WebSocket frame, or a block of a server-sent event stream.
+"""One message on the way to a client: a WebSocket frame, a block of a server-sent event stream, or a line.
 
-The JSON is the same in both. A block has the cursor as its `id:`, which the browser gives back as `Last-Event-ID`.
+The JSON is the same in all. A block has the cursor as its `id:`, which the browser gives back as `Last-Event-ID`.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from typing import Final, Literal
 
 from bridge.core import events
 from bridge.core.cursor import Cursor, OpenGap
-from bridge.core.events import Event, Filled, Gap, GapReason
+from bridge.core.events import Event, Filled, Gap, GapReason, Published
 from bridge.core.wire import close_frame, frame_end, text_frame
 from bridge.hub.lack import Lack
 
-Protocol = Literal["ws", "sse"]
+Protocol = Literal["ws", "sse", "lines"]
+"""Lines are for readers in the same process: a message of the protocol holds no line break."""
 
 _BLOCK_END: Final = b"\n\n"
 
@@ -38,6 +39,8 @@ def encode(protocol: Protocol, message: Message) -> bytes:
     """The bytes of a whole message."""
     if protocol == "ws":
         return text_frame(message.data)
+    if protocol == "lines":
+        return message.data + b"\n"
     if message.kind == "position":
         return b":\nid: %b\n\n" % message.cursor.encode()
     kind = b"" if message.kind == "notification" else b"event: %b\n" % message.kind.encode()
@@ -50,6 +53,12 @@ def event_message(event: Event, cursor: Cursor) -> Message:
     text = str(cursor)
     needs_more = cursor.open_gaps or cursor.position != event.position
     return Message(events.with_cursor(event.data, text) if needs_more else event.data, cursor=text)
+
+
+def published_message(event: Published, cursor: Cursor) -> Message:
+    """What an application has published, to clients that stand at `cursor`: its own id is null."""
+    text = str(cursor)
+    return Message(events.with_cursor(event.data, text), cursor=text)
 
 
 def gap_message(gap: Gap, cursor: Cursor) -> Message:

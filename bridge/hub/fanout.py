@@ -6,13 +6,14 @@ apart by that. Otherwise an event's id says all, and nothing is told apart.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from bridge.core.cursor import Cursor
-from bridge.core.events import Event
+from bridge.core.events import Event, Published
 from bridge.core.position import Position
 from bridge.core.wire import text_frame
 from bridge.hub.client import Chunk, Client
-from bridge.hub.encoding import FinalGap, Message, Protocol, encode, event_message
+from bridge.hub.encoding import FinalGap, Message, Protocol, encode, event_message, published_message
 from bridge.hub.lack import Lack
 from bridge.hub.members import Members
 from bridge.telemetry import Metrics
@@ -56,6 +57,15 @@ class Fanout:
                 deliveries += len(run) * len(clients)
         self._metrics.events.inc(len(items))
         self._count(deliveries, sent_bytes)
+
+    def published(self, event: Published) -> None:
+        """What an application has published, to all who want it: each gets it once, and stands where it stood."""
+        groups = self.members.match(event)
+        for group in groups:
+            group.quiet_ticks = 0
+        clients = [client for group in groups for client in group.clients]
+        self._metrics.events.inc()
+        self.tell(clients, partial(published_message, event), events=1)
 
     def tell(
         self,

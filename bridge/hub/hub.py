@@ -1,17 +1,17 @@
 """The clients of a process: who they are, what they hear, and when they are told what.
 
 `Hub.deliver` is one synchronous loop that writes straight into non-blocking sockets (`bridge.hub.fanout`). A client
-that the kernel cannot take more for has a bounded buffer (`bridge.hub.client`); one that fails or falls too far behind
-is dropped alone.
+that the kernel cannot take more for has a bounded buffer (`bridge.hub.socket_client`); one that fails or falls too far
+behind is dropped alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-import trio
+import anyio
 
 from bridge.core.cursor import Cursor, OpenGap
-from bridge.core.events import Event, Filled, Gap, Past
+from bridge.core.events import Event, Filled, Gap, Past, Published
 from bridge.core.history import History
 from bridge.core.position import Position, Timeline
 from bridge.core.topics import Subscription
@@ -25,6 +25,7 @@ from bridge.hub.members import Members, Wish
 from bridge.hub.past import tell_past
 from bridge.hub.resume import resume
 from bridge.hub.retry import retry_seconds
+from bridge.hub.socket_client import SocketClient
 from bridge.telemetry import Metrics, log
 
 TICK_SECONDS = 5.0
@@ -34,7 +35,7 @@ QUIET_TICKS = 3
 PING_TICKS = 5
 """25 seconds between WebSocket pings; a peer that shows no life until the next one is dropped."""
 
-Item = Event | Gap | Filled | Past
+Item = Event | Gap | Filled | Past | Published
 Newest = Callable[[int], Position | None]
 """The newest position that was delivered or passed, in the numbering of a term."""
 
@@ -65,7 +66,7 @@ class Hub:
         self.newest = newest
         self.fanout = Fanout(self.members, metrics)
         self.gaps = Gaps(self.fanout, timeline)
-        self.replay_turn = trio.Lock()
+        self.replay_turn = anyio.Lock()
         """Who resumes waits for it before each further round: the others get a turn in between."""
         self._metrics = metrics
         self._waiting: dict[Client, None] = {}
@@ -163,6 +164,9 @@ class Hub:
                 continue
             self._deliver_in_order(plain)
             plain = []
+            if isinstance(item, Published):
+                self.fanout.published(item)
+                continue
             if isinstance(item, Past):
                 self.history.remember(item)
                 tell_past(item, self.members, self.gaps, self.timeline)
@@ -197,7 +201,7 @@ class Hub:
                 self.fanout.tell(group.clients, lambda cursor: Message(position_json(cursor), "position", str(cursor)))
         if self._ticks % PING_TICKS == 0:
             for client in self.members:
-                if client.protocol == "sse":
+                if client.protocol != "ws":
                     continue
                 if client.heard or after_pause:
                     client.heard = False
@@ -253,7 +257,7 @@ class Hub:
         self.history.extend(events)
         self.fanout.events(events)
 
-    def _recovered(self, client: Client) -> None:
+    def _recovered(self, client: SocketClient) -> None:
         """A lagging client takes messages again: tell it what it missed."""
         after, lacks = client.end_lag()
         if client not in self.members:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bridge.core.cursor import Cursor, OpenGap, concerning, sub_digest
-from bridge.core.events import Event, GapReason, fields
+from bridge.core.events import Event, GapReason, Published, fields
 from bridge.core.history import Bounds
 from bridge.core.position import Position
 from bridge.core.topics import Subscription, Topics
@@ -131,7 +131,7 @@ class Members:
         lacks = self.lacking.get(client, ()) if member.heard else ()
         self.lack(client, tuple(lack for lack in lacks if lack.gap.sub != sub_digest(name)))
 
-    def match(self, event: Event) -> list[Group]:
+    def match(self, event: Event | Published) -> list[Group]:
         """The groups that want this event, each once."""
         return self._topics.match(event)
 

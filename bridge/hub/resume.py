@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import trio
+import anyio
+import anyio.lowlevel
 
 from bridge.core import events
 from bridge.core.cursor import Cursor, OpenGap, concerning
@@ -139,13 +140,13 @@ class Resumption:
                     self.give_up()
                     return
                 waited_seconds += POLL_SECONDS
-            await trio.sleep(POLL_SECONDS if self._hub.live else WAITING_SECONDS)
+            await anyio.sleep(POLL_SECONDS if self._hub.live else WAITING_SECONDS)
         if self._over or (not self._begun and self.begin()):
             return
         while not self._over:
             await self._client.flushed()
             async with self._hub.replay_turn:
-                await trio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
                 if self._over or self._go_on():
                     return
 

@@ -14,7 +14,7 @@ import trio
 
 from bridge.core.grants import Grant
 from bridge.core.wire import GOING_AWAY, TOKEN_EXPIRED
-from bridge.hub import Client, Hub
+from bridge.hub import Client, Hub, SocketClient
 from bridge.hub.encoding import Protocol
 from bridge.hub.retry import retry_seconds
 from bridge.server.limits import Places
@@ -119,7 +119,7 @@ class Stay:
         self._site = site
         self._expires_at = grant.expires_at
         self._tasks = ClientTasks(clients.nursery, raw)
-        self.client = Client(raw, self._tasks.start_soon, clients.hub.buffers, protocol)
+        self.client = SocketClient(raw, self._tasks.start_soon, clients.hub.buffers, protocol)
         clients.places.take(site)
         if self._expires_at is not None:
             clients.expiry.add(self.client, self._expires_at)

@@ -13,7 +13,7 @@ from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery
 from bridge.feed.feed import Feed
 from bridge.feed.source import FeedState
-from bridge.hub import Buffers, Client, Hub
+from bridge.hub import Buffers, Client, Hub, SocketClient
 from bridge.links.openers import RealLinks
 from bridge.links.pod import OpenPod, open_pod
 from bridge.links.postgres import ListenSession, SessionOptions
@@ -230,7 +230,7 @@ class Process:
         if self._hub is None or self._nursery is None or self.freezer.paused:
             return None
         raw: Any = socket
-        client = Client(raw, self._nursery.start_soon, self._hub.buffers)
+        client = SocketClient(raw, self._nursery.start_soon, self._hub.buffers)
         self._clients[client] = None
         self._hub.subscribe(client, None, Subscription(channels), after)
         return client

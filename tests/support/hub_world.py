@@ -17,7 +17,7 @@ from bridge.core.topics import Subscription
 from bridge.feed.delivery import Delivery
 from bridge.feed.direct_source import learn
 from bridge.feed.log_source import LogSource
-from bridge.hub import Buffers, Client, Hub
+from bridge.hub import Buffers, Hub, SocketClient
 from bridge.hub.encoding import Protocol
 from bridge.telemetry import Metrics
 from tests.support.frames import FrameReader
@@ -253,7 +253,7 @@ class Connection:
         """Of the tasks that have not ended."""
         self._nursery = nursery
         raw: Any = self.socket
-        self.client = Client(raw, self._start_soon, worker.hub.buffers, protocol)
+        self.client = SocketClient(raw, self._start_soon, worker.hub.buffers, protocol)
 
     def close(self) -> None:
         self.worker.hub.remove(self.client)

@@ -12,7 +12,7 @@ from bridge.core import events
 from bridge.core.events import Event, Notification
 from bridge.core.position import Position, Timeline
 from bridge.core.topics import Subscription
-from bridge.hub import Buffers, Client, Hub
+from bridge.hub import Buffers, Hub, SocketClient
 from bridge.hub.encoding import Protocol
 from bridge.telemetry import Metrics
 from tests.support.frames import FrameReader, Message
@@ -38,7 +38,7 @@ class SseReader:
 class Peer:
     """A client of the hub, and the other end of its socket."""
 
-    def __init__(self, client: Client, end: trio.socket.SocketType) -> None:
+    def __init__(self, client: SocketClient, end: trio.socket.SocketType) -> None:
         self.client = client
         self.end = end
         self.reader: FrameReader | SseReader = SseReader() if client.protocol == "sse" else FrameReader()
@@ -101,7 +101,7 @@ class Peers:
         self.hub = hub
         self._nursery = nursery
         self._made: list[Peer] = []
-        self._scopes: dict[Client, list[trio.CancelScope]] = {}
+        self._scopes: dict[SocketClient, list[trio.CancelScope]] = {}
 
     def connect(self, protocol: Protocol = "ws", buffer_bytes: int = SMALL_BUFFER) -> Peer:
         """A client that has not subscribed to anything. Nobody reads unless told to."""
@@ -121,7 +121,7 @@ class Peers:
 
             self._nursery.start_soon(run)
 
-        client = Client(here, start_soon, self.hub.buffers, protocol)
+        client = SocketClient(here, start_soon, self.hub.buffers, protocol)
         self._scopes[client] = scopes
         self._made.append(Peer(client, trio.socket.from_stdlib_socket(there)))
         return self._made[-1]

@@ -14,10 +14,11 @@ from bridge.core.events import Event, Filled, Gap
 from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery, Item
 from bridge.feed.feed import Feed
-from bridge.feed.source import FeedState, Mode
+from bridge.feed.source import FeedState
 from bridge.links.openers import RealLinks
 from bridge.relay.relay import Relay
 from bridge.settings import Settings
+from bridge.stream import Mode
 from bridge.telemetry import Metrics
 from tests.support import postgres as pg
 from tests.support import redis as rd

@@ -9,9 +9,10 @@ import trio
 from bridge.core.events import Event, Filled, Gap, late
 from bridge.core.position import Position
 from bridge.core.topics import Subscription
-from bridge.hub.client import CLOSE_SECONDS, State
+from bridge.hub.client import State
 from bridge.hub.fanout import JOINED_BYTES
 from bridge.hub.hub import PING_TICKS, QUIET_TICKS
+from bridge.hub.socket_client import CLOSE_SECONDS
 from tests.support.frames import Message
 from tests.support.peers import EVERYTHING, Peer, happening, make_hub, numbers, peers, sample
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from bridge.hub import Buffers, Client
+from bridge.hub import Buffers, SocketClient
 from bridge.hub.client import State
 from bridge.server.clients import ClientTasks, Expiry
 
@@ -86,7 +86,7 @@ async def test_tokens_expire_when_their_time_has_come(pair: Pair) -> None:
     expiry = Expiry(lambda: clock[0])
     buffers = Buffers(1 << 20, 1 << 20)
     async with trio.open_nursery() as nursery:
-        clients = [Client(pair[0], nursery.start_soon, buffers) for _ in range(4)]
+        clients = [SocketClient(pair[0], nursery.start_soon, buffers) for _ in range(4)]
         for client, expires_at in zip(clients, (101.5, 102.0, 103.0, 1e300), strict=True):
             expiry.add(client, expires_at)
         expiry.remove(clients[2], 103.0)
@@ -108,7 +108,7 @@ async def test_a_token_is_good_for_less_than_a_second_too_long(
 ) -> None:
     expiry = Expiry(lambda: 100.4 + autojump_clock.current_time())
     async with trio.open_nursery() as nursery:
-        client = Client(pair[0], nursery.start_soon, Buffers(1 << 20, 1 << 20))
+        client = SocketClient(pair[0], nursery.start_soon, Buffers(1 << 20, 1 << 20))
         expiry.add(client, 102.1)
         nursery.start_soon(expiry.run)
         for after_seconds, code in ((1.65, None), (2.65, 4001)):
@@ -119,7 +119,7 @@ async def test_a_token_is_good_for_less_than_a_second_too_long(
 
 async def test_a_client_is_no_cycle_that_must_be_searched_for(pair: Pair) -> None:
     async with trio.open_nursery() as nursery:
-        client = Client(pair[0], ClientTasks(nursery, pair[0]).start_soon, Buffers(1 << 20, 1 << 20))
+        client = SocketClient(pair[0], ClientTasks(nursery, pair[0]).start_soon, Buffers(1 << 20, 1 << 20))
         gone = weakref.ref(client)
         gc.disable()
         try:

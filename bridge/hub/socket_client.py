@@ -1,0 +1,252 @@
+"""A client on the other side of a socket: straight into it, and where the kernel is full, into the buffer.
+
+While the buffer is empty there is no writer task: `send` is the socket's own, and the hub calls it without any wrapper.
+Only what the kernel does not take makes a writer start, and it ends when the buffer is empty again. A client that is
+CLOSING sends what is held, the goodbye last.
+
+A client that may lose messages (`Buffers.drops`) is not ended when its buffer is full: it is *lagging*, takes nothing
+until all that it holds is sent, and then the hub tells it what it missed.
+"""
+
+import socket
+import struct
+from contextlib import suppress
+from itertools import islice
+
+import trio
+
+from bridge.core.position import Position
+from bridge.core.wire import TOO_SLOW
+from bridge.hub.client import Buffers, Chunk, Client, StartSoon, State
+from bridge.hub.encoding import Protocol, goodbye, message_end
+from bridge.hub.lack import Lack
+
+CLOSE_SECONDS = 10.0
+"""How long a closing client may take to read its close frame and to answer; past it the connection is reset."""
+
+_BUFFERS_A_CALL = 256  # the kernel takes up to 1024 (IOV_MAX)
+_BYTES_A_TURN = 1 << 20  # then other tasks get a turn
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+_NO_GAPS: frozenset[Lack] = frozenset()
+
+
+class SocketClient(Client):
+    """One client's connection, after its handshake.
+
+    `start_soon` runs the client's own short-lived tasks; they must be cancelled before the socket is closed.
+    """
+
+    __slots__ = ("_raw", "_writing", "lagging", "missed_after", "missed_gaps")
+
+    def __init__(self, raw: socket.socket, start_soon: StartSoon, buffers: Buffers, protocol: Protocol = "ws") -> None:
+        super().__init__(start_soon, buffers, protocol)
+        self.send = raw.send
+        self.lagging = False
+        """Whether it has missed messages, and is still busy with those before them."""
+        self.missed_after: Position | None = None
+        """Where it stood before the first message that it missed."""
+        self.missed_gaps = _NO_GAPS
+        """The open gaps of which it missed a message."""
+        self._raw = raw
+        self._writing = False
+
+    def put(self, data: bytes) -> None:
+        if self.lagging:
+            self._keep(Chunk(data), 0)
+        else:
+            self.write(Chunk(data))
+
+    def write(self, chunk: Chunk) -> None:
+        if self.blocked:
+            self.hold(chunk, 0)
+            return
+        try:
+            sent = self.send(chunk.data)
+        except BlockingIOError:
+            self.hold(chunk, 0)
+        except OSError:
+            self.abort()
+        else:
+            if sent != chunk.size:
+                self.hold(chunk, sent)
+
+    def cork(self, data: bytes) -> None:
+        """Hold this, and what is said from here on, until `uncork`: so that it leaves in one piece."""
+        self._writing = True
+        self._keep(Chunk(data), 0)
+
+    def uncork(self) -> None:
+        """Send what is held, as far as the kernel takes it at once."""
+        self._flush()
+        if self._held:
+            self._start_soon(self._write)
+        else:
+            self._writing = False
+
+    def hold(self, chunk: Chunk, sent: int) -> None:
+        if self.state is not State.OPEN:
+            return
+        if self.lagging:
+            self._miss(chunk)
+        elif self.held_bytes + chunk.size - sent <= self._buffers.client_bytes or (sent and self._buffers.drops):
+            self._keep(chunk, sent)
+        elif self._buffers.drops:
+            self._lag()
+            self._miss(chunk)
+            if not self._held:
+                self._start_soon(self._recover)
+        else:
+            self._keep(chunk, sent)
+            self.too_slow()
+
+    def too_slow(self, code: int = TOO_SLOW, reason: str = "resume with after") -> None:
+        """Drop what is held: lag, where clients may lose messages, else close with this code."""
+        if not self._buffers.drops:
+            self.end(code, reason, drop=True)
+            return
+        self._lag()
+        for chunk in self._drop_but_half_message():
+            self._miss(chunk)
+        if not self._held:
+            self._start_soon(self._recover)
+
+    def end_lag(self) -> tuple[Position | None, frozenset[Lack]]:
+        """Take messages again; what was missed since when, and in which open gaps."""
+        missed = self.missed_after, self.missed_gaps
+        self.lagging, self.missed_after, self.missed_gaps = False, None, _NO_GAPS
+        self.blocked = bool(self._held) or self.state is not State.OPEN
+        return missed
+
+    def end(self, code: int, reason: str = "", *, drop: bool = False, frame: bytes | None = None) -> None:
+        """Send a goodbye as the last thing; with `drop`, instead of what is held.
+
+        Where the kernel took a part of a message, the rest of it goes first: a close frame inside it would be read as
+        its content. The connection is reset if the peer does not finish within `CLOSE_SECONDS`.
+        """
+        if self.state is not State.OPEN:
+            return
+        self.state = State.CLOSING
+        self.close_code = code
+        self._buffers.ended.append(self)
+        if drop:
+            self._drop_but_half_message()
+        is_writing, self._writing = self._writing, True
+        self._keep(Chunk(frame or goodbye(self.protocol, code, reason)), 0)
+        if is_writing:
+            self._flush()
+        else:
+            self.uncork()
+        if self.state is State.CLOSING:
+            self._start_soon(self._expire)
+
+    def abort(self) -> None:
+        """Reset the connection at once; the peer may not see what the kernel still holds."""
+        if self.state is State.CLOSED:
+            return
+        if self.state is State.OPEN:
+            self._buffers.ended.append(self)
+        self.state = State.CLOSED
+        self.blocked = True
+        self._drop()
+        with suppress(OSError):
+            self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._raw.shutdown(socket.SHUT_RDWR)  # wakes who reads from it
+
+    def finish(self) -> None:
+        """The socket is about to be closed: what was not sent by now is dropped, and the connection then reset."""
+        if self._held:
+            self.abort()
+        self.state = State.CLOSED
+        self.blocked = True
+
+    def _keep(self, chunk: Chunk, sent: int) -> None:
+        super()._keep(chunk, sent)
+        self.blocked = True
+        if not self._writing:
+            self._writing = True
+            self._start_soon(self._write)
+
+    async def _write(self) -> None:
+        while self._held:
+            try:
+                await trio.lowlevel.wait_writable(self._raw)
+            except (OSError, trio.ClosedResourceError):
+                self.abort()
+                break
+            self._flush()
+        self._writing = False
+
+    def _flush(self) -> None:
+        """Give the kernel as much as it takes, up to a bound that keeps the turn short."""
+        budget = _BYTES_A_TURN
+        try:
+            while self._held and budget > 0:
+                sent = self._raw.sendmsg(self._views())
+                self.heard = True  # a full socket takes more only because its peer has read
+                budget -= sent
+                self._forget(sent)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.abort()
+        if self._held:
+            return
+        if self.state is State.CLOSING and self.protocol == "sse":
+            with suppress(OSError):
+                self._raw.shutdown(socket.SHUT_WR)  # the end of the stream; the peer closes then
+        elif self.state is State.OPEN and self.lagging:
+            self._buffers.on_recovered(self)
+
+    def _lag(self) -> None:
+        if not self.lagging:
+            self.lagging = True
+            self._buffers.on_lagging()
+
+    def _miss(self, chunk: Chunk) -> None:
+        if self.missed_after is None:
+            self.missed_after = chunk.before
+        self.missed_gaps = self.missed_gaps.union(chunk.gaps)
+
+    async def _recover(self) -> None:
+        if self.lagging and not self._held and self.state is State.OPEN:
+            self._buffers.on_recovered(self)
+
+    def _views(self) -> list[bytes | memoryview]:
+        views: list[bytes | memoryview] = [chunk.data for chunk in islice(self._held, _BUFFERS_A_CALL)]
+        if self._offset:
+            views[0] = memoryview(views[0])[self._offset :]
+        return views
+
+    def _forget(self, sent: int) -> None:
+        held, release = self._held, self._buffers.release
+        self.held_bytes -= sent
+        sent += self._offset
+        while held and held[0].size <= sent:
+            sent -= held[0].size
+            release(held.popleft())
+        self._offset = sent
+        if not held:
+            self._emptied()
+
+    def _drop_but_half_message(self) -> list[Chunk]:
+        """Hold nothing but the rest of a message that was begun; the chunks of which something was dropped."""
+        dropped, rest = list(self._held), b""
+        if self._held and self._offset:
+            half = self._held[0]
+            end = message_end(self.protocol, half.data, self._offset)
+            rest = half.data[self._offset : end]
+            if end == half.size:
+                del dropped[0]
+        self._drop()
+        if rest:
+            self._keep(Chunk(rest), 0)
+        return dropped
+
+    def _emptied(self) -> None:
+        super()._emptied()
+        self.blocked = self.lagging or self.state is not State.OPEN
+
+    async def _expire(self) -> None:
+        await trio.sleep(CLOSE_SECONDS)
+        self.abort()
