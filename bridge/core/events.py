@@ -16,6 +16,9 @@ SYNC_CHANNEL = "bridge_sync"
 PROBE_CHANNEL = "bridge_probe"
 RESERVED_CHANNELS = frozenset({SYNC_CHANNEL, PROBE_CHANNEL})
 
+MAX_PAYLOAD_BYTES = 7999
+"""Of a NOTIFY, by PostgreSQL's own bound; the JSON that an application publishes has the same."""
+
 MAX_DEPTH = 128
 """JSON nested deeper is delivered as a string: parsers give up on deep nesting, each at its own depth."""
 
@@ -28,6 +31,8 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.encode
 _LATE = b',"late":true}'
+_MAX_PUBLISHED_BYTES = MAX_PAYLOAD_BYTES + 1024
+"""With the name of its channel, which may be escaped, and some blanks."""
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
 
@@ -109,6 +114,16 @@ class Past(msgspec.Struct, frozen=True, gc=False):
     events: tuple[Event, ...]
 
 
+class Published(msgspec.Struct, frozen=True, gc=False):
+    """What an application has published: `data` is the whole JSON object that clients get, but for their cursor.
+
+    It has no position, is in no log, and nobody is told where it is missing.
+    """
+
+    channel: str
+    data: bytes
+
+
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One entry of the log, read back. Exactly one of `event` and `marker` is set, or none for an unreadable marker."""
 
@@ -130,9 +145,17 @@ class _Payload(msgspec.Struct, gc=False):
     payload: msgspec.Raw
 
 
+class _Published(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    type: Literal["notification"]
+    id: None
+    channel: str
+    payload: msgspec.Raw
+
+
 _line = msgspec.json.Decoder(_Line)
 _payload = msgspec.json.Decoder(_Payload)
 _marker = msgspec.json.Decoder(Marker, strict=False)
+_published = msgspec.json.Decoder(_Published)
 
 
 def payload_json(raw: bytes) -> bytes:
@@ -146,7 +169,7 @@ def payload_json(raw: bytes) -> bytes:
         raw.isascii() or raw.decode()
     except UnicodeDecodeError:
         raw = raw.decode(errors="replace").encode()
-    if len(raw) <= MAX_DEPTH or raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH or _depth(raw) <= MAX_DEPTH:
+    if _depth(raw) <= MAX_DEPTH:
         try:
             _raw.decode(raw)
         except msgspec.DecodeError:
@@ -248,6 +271,28 @@ def read_marker(payload: bytes) -> Marker | Unreadable:
     return marker if 0 < marker.term < 2**63 else Unreadable()
 
 
+def published(channel: str, payload: bytes) -> Published:
+    """What clients see of this JSON text that an application sends. Raises ValueError where it is too long or deep."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"a payload has at most {MAX_PAYLOAD_BYTES} bytes as JSON, and this one has {len(payload)}")
+    if _depth(payload) > MAX_DEPTH:
+        raise ValueError(f"a payload is nested at most {MAX_DEPTH} deep")
+    parts = _encode(channel), payload.translate(_LINE_BREAKS)
+    return Published(channel, b'{"type":"notification","id":null,"channel":%b,"payload":%b}' % parts)
+
+
+def read_published(message: bytes) -> Published:
+    """What an application has published. Raises ValueError for what is no such event, to the letter."""
+    if len(message) > _MAX_PUBLISHED_BYTES:
+        raise ValueError(f"too long, with {len(message)} bytes")
+    message.decode()
+    try:
+        read = _published.decode(message)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    return published(read.channel, bytes(read.payload))
+
+
 def late(event: Event, hole: tuple[Position, Position] | None) -> Event:
     """The same event, marked as one that comes after newer ones and lies in this pending gap."""
     return Event(event.position, event.channel, event.data[:-1] + _LATE, late=True, hole=hole)
@@ -294,6 +339,10 @@ def _bounds(of: Gap | Filled) -> bytes:
 
 
 def _depth(raw: bytes) -> int:
+    """How deep this JSON is nested, or more than that where it is not more than `MAX_DEPTH` anyway."""
+    most = len(raw) if len(raw) <= MAX_DEPTH else raw.count(b"[") + raw.count(b"{")
+    if most <= MAX_DEPTH:
+        return most
     deepest = depth = 0
     for _opened, closed in _NESTING.findall(raw):
         if _opened:

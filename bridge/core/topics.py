@@ -12,7 +12,7 @@ from itertools import product
 from math import prod
 from typing import Generic, TypeVar
 
-from bridge.core.events import Event
+from bridge.core.events import Event, Published
 from bridge.core.events import fields as payload_fields
 
 MAX_FIELDS = 16
@@ -95,7 +95,7 @@ class Topics(Generic[Group]):
             del self._added[group]
         self._repeated -= added == 1
 
-    def match(self, event: Event) -> list[Group]:
+    def match(self, event: Event | Published) -> list[Group]:
         """Every group that wants this event, each once. The payload is parsed only if needed."""
         by_names = self._index.get(event.channel)
         if by_names is None:

@@ -31,7 +31,8 @@ def build_feed(
     sessions of this process, which are the last resort.
     """
     with_redis = settings.use_redis_notifier
-    log = LogSource(links, delivery, settings.digest, settings.heartbeat_timeout_seconds) if with_redis else None
+    heard = settings.digest, settings.heartbeat_timeout_seconds, settings.channels
+    log = LogSource(links, delivery, *heard) if with_redis else None
     direct: Source
     if local is not None:
         direct = LocalSource(*local, settings.digest, delivery, beside_log=with_redis)

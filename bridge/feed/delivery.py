@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.core import events
-from bridge.core.events import Event, Filled, Gap, GapReason, Past
+from bridge.core.events import Event, Filled, Gap, GapReason, Past, Published
 from bridge.core.ledger import Ledger
 from bridge.core.position import Position, Timeline
 from bridge.telemetry import Arrivals, Leg, Metrics, fields, log
 
-Item = Event | Gap | Filled | Past
+Item = Event | Gap | Filled | Past | Published
 Sink = Callable[[Sequence[Item]], None]
 
 RECENT = 20
@@ -128,6 +128,10 @@ class Delivery:
         self._ledger.claim_run(first, count)  # all of it is newer than anything that was claimed
         self.position = last
         self._sink_events(batch, origin)
+
+    def publish(self, event: Published) -> None:
+        """Hand on what an application has published, after all before. It is not kept, and nobody misses it."""
+        self._sink([event])
 
     def passed(self, position: Position) -> None:
         """A position that holds nothing for clients, such as a session's marker."""

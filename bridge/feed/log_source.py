@@ -11,10 +11,12 @@ itself was trimmed, and a new term is what the log's writers say when something 
 Until it has joined it delivers nothing live: while another source feeds this process, the log's entries might repeat
 what was delivered, so they wait (in the stream) until both are related. Then what nobody brought comes late, the rest
 is skipped, and when the log has caught up with the other source, that one can go.
+
+What applications publish is in no log: it is delivered when it is heard, in every state, and proves nothing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import anyio
 
@@ -23,6 +25,7 @@ from bridge.core.events import Entry, Event, GapReason, read_run
 from bridge.core.position import Position
 from bridge.feed.delivery import Delivery, Origin
 from bridge.feed.direct_source import learn
+from bridge.feed.publications import Publications
 from bridge.feed.source import FeedState, LogView, Report
 from bridge.links.openers import Ear, Links, Log
 from bridge.links.redis_log import read_beat
@@ -41,13 +44,21 @@ BEHIND_SECONDS = 15.0
 class LogSource:
     """Follows the log from its tail on, and after a loss from where it was. One connection hears, another one reads."""
 
-    def __init__(self, links: Links, delivery: Delivery, digest: str, heartbeat_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        links: Links,
+        delivery: Delivery,
+        digest: str,
+        heartbeat_timeout_seconds: float,
+        channels: Collection[str] = (),
+    ) -> None:
         self.tail: Position | None = None
         """The newest position of the log that was seen."""
         self._links = links
         self._delivery = delivery
         self._digest = digest
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
+        self._publications = Publications(channels, delivery)
         self._joined = False
         self._joining_to: Position | None = None
         self._beat_deadline = -math.inf
@@ -76,7 +87,7 @@ class LogSource:
             self._joined, self._joining_to = False, None
             self._beaten, self._unrelated_since = False, math.inf
             async with self._links.ear() as ear, self._links.log() as log:
-                await ear.subscribe(log.live_channel, log.control_channel)
+                await ear.subscribe(log.live_channel, log.control_channel, log.published_channel)
                 await log.open()
                 await self._learn_terms(log)
                 if not connected:
@@ -91,22 +102,27 @@ class LogSource:
 
     async def _hear(self, ear: Ear, log: Log, report: Report) -> bool:
         """Take what comes next; False where no beat comes any more."""
+        live, published = log.live_channel.encode(), log.published_channel.encode()
         messages = await ear.messages(self._next_look())
-        if not messages and anyio.current_time() >= self._beat_deadline:
-            messages = await ear.messages(anyio.current_time() + LAST_LOOK_SECONDS)
-            if not messages:
-                report(FeedState("none", f"no listener has been heard for {self._heartbeat_timeout_seconds:g} s"))
-                return False
+        silent = anyio.current_time() >= self._beat_deadline and _all_on(published, messages)
+        if silent:
+            messages += await self._last_look(ear, published)
+            silent = _all_on(published, messages)
         read_at = anyio.current_time()
         beaten = False
         for channel, data in messages:
-            if channel == log.live_channel.encode():
+            if channel == live:
                 if self._joined or self._joining_to is not None:
                     await self._take_live(log, data, Origin("log_to_delivered", read_at))
+            elif channel == published:
+                self._publications.take(data, log.published_channel)
             elif (beat := read_beat(data)) is not None:
                 beaten = True
                 if (self._joined or self._joining_to) and beat.tail is not None and beat.tail != self.tail:
                     await self._catch_up(log)
+        if silent:
+            report(FeedState("none", f"no listener has been heard for {self._heartbeat_timeout_seconds:g} s"))
+            return False
         if beaten:
             asked_at = anyio.current_time()
             count = await log.terms_count()
@@ -119,6 +135,16 @@ class LogSource:
         if not self._joined and (beaten or self._joining_to or self._unrelated_since < math.inf):
             await self._join(log, report)
         return True
+
+    async def _last_look(self, ear: Ear, published: bytes) -> list[tuple[bytes, bytes]]:
+        """What has arrived all the same, to the first message that is a listener's."""
+        deadline = anyio.current_time() + LAST_LOOK_SECONDS
+        arrived: list[tuple[bytes, bytes]] = []
+        while True:
+            more = await ear.messages(deadline)
+            arrived += more
+            if not more or not _all_on(published, more):
+                return arrived
 
     def _next_look(self) -> float:
         if self._unrelated_since < math.inf:
@@ -325,3 +351,8 @@ class LogSource:
         if fresh and fresh[0].position.term == self._torn_term and self._delivery.unrelated(self._torn_term):
             return
         self._delivery.offer(fresh, origin)
+
+
+def _all_on(channel: bytes, messages: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether no message has come on another channel."""
+    return all(one == channel for one, _ in messages)

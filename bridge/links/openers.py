@@ -47,6 +47,7 @@ class Log(Protocol):
 
     live_channel: str
     control_channel: str
+    published_channel: str
 
     async def open(self) -> LogState: ...
     async def state(self) -> LogState: ...

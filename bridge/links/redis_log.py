@@ -2,7 +2,8 @@
 
 The log is a stream whose ids are positions. Keys, all under ``<prefix>:<digest>``: `:log` the stream, `:meta` whose it
 is and a nonce that changes when it began anew, `:terms` the relations between terms, `:beat` the listener that beat
-last; channels: `:live` and `:control`, and ``<prefix>:events`` for everybody's `redis-cli SUBSCRIBE`.
+last; channels: `:live`, `:control`, `:published` for what applications say beside the log, and ``<prefix>:events`` for
+everybody's `redis-cli SUBSCRIBE`.
 """
 
 import logging
@@ -13,7 +14,7 @@ from importlib import resources
 
 import msgspec
 
-from bridge.core.events import Body, Entry, Marker, Notification, entry_lines, read_entry
+from bridge.core.events import Body, Entry, Marker, Notification, Published, entry_lines, read_entry
 from bridge.core.position import NEWEST_TERMS, Position
 from bridge.errors import BridgeError, ForeignLog, LogRefused, RedisUnusable
 from bridge.links.redis import NoPermission, RedisLink, RedisReplyError, Reply
@@ -76,6 +77,7 @@ class RedisLog:
         base = f"{prefix}:{digest}"
         self.live_channel = f"{base}:live"
         self.control_channel = f"{base}:control"
+        self.published_channel = f"{base}:published"
         self.events_channel = f"{prefix}:events"
         self._link = link
         self._digest = digest
@@ -237,6 +239,13 @@ class RedisLog:
         """Take back the beat of listener `nonce`, if no other one has beaten since; it would also end by itself."""
         with suppress(LogRefused):
             await self._link.execute("EVAL", _STOP_BEATING, 1, self._beat_key, nonce)
+
+    async def publish(self, event: Published) -> int:
+        """Say this to all who hear now, beside the log; how many workers that were. Raises RedisLost."""
+        channels = self.published_channel, self.events_channel
+        replies = await self._link.pipeline([("PUBLISH", channel, event.data) for channel in channels])
+        _raise_first(replies)
+        return int(replies[0])
 
     async def _run(self, *arguments: bytes | str | int) -> Reply:
         command = (3, self._log_key, self._meta_key, self._terms_key, *arguments)

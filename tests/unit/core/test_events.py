@@ -210,3 +210,54 @@ def test_a_run_of_lines_is_what_each_line_is(given: list[bytes], seq: int, cut: 
 def test_what_is_no_run_is_none(ids: list[str]) -> None:
     assert events.read_run([b'{"type":"notification","id":"%b"}' % one.encode() for one in ids]) == []
     assert events.read_run([]) == []
+
+
+@given(documents, st.sampled_from([None, 1, "\r\n"]))
+def test_what_an_application_publishes_is_read_as_it_was_written(document: object, indent: int | str | None) -> None:
+    payload = json.dumps(document, indent=indent, ensure_ascii=False).encode()
+    said = events.published('chan"nel ü', payload)
+    assert events.read_published(said.data) == said
+    assert b"\n" not in said.data
+    assert json.loads(said.data) == {"type": "notification", "id": None, "channel": 'chan"nel ü', "payload": document}
+
+
+@pytest.mark.parametrize("payload", [b'"' + b"x" * 7998 + b'"', b"[" * 129 + b"]" * 129], ids=["long", "deep"])
+def test_what_is_too_long_or_too_deep_is_not_published(payload: bytes) -> None:
+    with pytest.raises(ValueError, match=r"at most (7999 bytes|128 deep)"):
+        events.published("c", payload)
+    with pytest.raises(ValueError, match=r"at most (7999 bytes|128 deep)"):
+        events.read_published(b'{"type":"notification","id":null,"channel":"c","payload":%b}' % payload)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\xff",
+        b"hello",
+        b"null",
+        b"[]",
+        b'{"type":"notification","id":null,"channel":"c"}',
+        b'{"type":"notification","channel":"c","payload":1}',
+        b'{"type":"notification","id":"1-1","channel":"c","payload":1}',
+        b'{"type":"gap","id":null,"channel":"c","payload":1}',
+        b'{"type":"notification","id":null,"channel":7,"payload":1}',
+        b'{"type":"notification","id":null,"channel":"c","payload":1,"cursor":"1-1"}',
+        b'{"type":"notification","id":null,"channel":"c","payload":1}x',
+        b'{"type":"notification","id":null,"channel":"c","payload":NaN}',
+        b'{"type":"notification","id":null,"channel":"c","payload":"\xff"}',
+        b'{"type":"notification","id":null,"channel":"c","payload":"\n"}',
+        b'{"type":"notification","id":null,"channel":"c","payload":"\\ud800"}',
+        b'{"type":"notification","id":null,"channel":"c","payload":' + b"[" * 4000 + b"]" * 4000 + b"}",
+        b'{"type":"notification","id":null,"channel":"c","payload":1}' + b" " * 9000,
+    ],
+)
+def test_what_is_no_published_event_is_refused(message: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        events.read_published(message)
+
+
+@given(st.binary(max_size=80))
+def test_reading_what_was_published_refuses_and_never_fails(message: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        events.read_published(message)
