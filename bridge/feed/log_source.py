@@ -143,7 +143,7 @@ class LogSource:
         while True:
             more = await ear.messages(deadline)
             arrived += more
-            if not more or not _all_on(published, more):
+            if not more or not _all_on(published, more) or anyio.current_time() >= deadline:
                 return arrived
 
     def _next_look(self) -> float:
