@@ -5,7 +5,7 @@ ends up in the refusal and in ``--help``. Units are in the names.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -313,11 +313,18 @@ class _Refused(ValueError):
         self.field = field
 
 
-def load(flags: Mapping[str, str] | None = None, *, default_port: int = 8000, serves_clients: bool = False) -> Settings:
+def load(
+    flags: Mapping[str, str] | None = None,
+    *,
+    default_port: int = 8000,
+    serves_clients: bool = False,
+    name: Callable[[str], str] = flag,
+) -> Settings:
     """The user's settings: flags (by field name) over the environment over `.env` in the working directory.
 
-    `serves_clients` also refuses what concerns those who serve alone: authentication without a key, and an address that
-    others can reach without authentication, unless that is turned off explicitly.
+    `name` is what the user calls a flag. `serves_clients` also refuses what concerns those who serve alone:
+    authentication without a key, and an address that others can reach without authentication, unless that is turned
+    off explicitly.
     Raises SettingsError, one line that names the setting as the user wrote it.
     """
     flags = flags or {}
@@ -325,7 +332,7 @@ def load(flags: Mapping[str, str] | None = None, *, default_port: int = 8000, se
     try:
         settings: Settings = _UserSettings(**arguments)
     except ValidationError as error:
-        raise _refusal(error, flags) from None
+        raise _refusal(error, flags, name) from None
     except (OSError, UnicodeDecodeError, UnreadableSource) as error:
         raise SettingsError(f".env cannot be read: {' '.join(str(error).split())}") from None
     if "port" not in settings.model_fields_set and settings.port != default_port:
@@ -359,7 +366,7 @@ def _check_authentication(settings: Settings, flags: Mapping[str, str]) -> None:
         )
 
 
-def _refusal(error: ValidationError, flags: Mapping[str, str]) -> SettingsError:
+def _refusal(error: ValidationError, flags: Mapping[str, str], named: Callable[[str], str]) -> SettingsError:
     """The first thing that is wrong, in one line."""
     wrong = error.errors(include_url=False)[0]
     cause = wrong.get("ctx", {}).get("error")
@@ -369,7 +376,7 @@ def _refusal(error: ValidationError, flags: Mapping[str, str]) -> SettingsError:
     given = flags.get(field, wrong["input"])
     allowed = Settings.model_fields[field].description
     reason = str(cause) if isinstance(cause, ValueError) else ""
-    name = _written(field, flags)
+    name = named(field) if field in flags else variable(field)
     if isinstance(cause, _Refused):
         return SettingsError(f"{name} {reason}")
     shown = "the value" if field in SECRETS else _shown(field, str(given))

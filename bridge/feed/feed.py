@@ -35,7 +35,8 @@ class Change:
 
 
 class Feed:
-    """Runs the log's source (None: there is no Redis) and, while that is not live, the direct one.
+    """Runs the log's source (None: there is no Redis) and, while that is not live, the direct one (None: there is no
+    database to fall back to, and events wait in the log). One of the two is needed.
 
     `state` says where events come from, and its changes can be awaited. `on_change` is called at each change of it.
     `grace_seconds` is how long a log that can be reached may take to become live at the start, before the direct source
@@ -45,7 +46,7 @@ class Feed:
     def __init__(
         self,
         log: Source | None,
-        direct: Source,
+        direct: Source | None,
         retry_seconds: float,
         grace_seconds: float,
         delivery: Delivery,
@@ -73,7 +74,7 @@ class Feed:
     @property
     def session(self) -> Session | None:
         """The LISTEN session of the feed itself, where it has one now."""
-        view = self._direct.view
+        view = self._direct.view if self._direct is not None else None
         return None if isinstance(view, LogView) else view
 
     @property
@@ -84,7 +85,8 @@ class Feed:
     async def run(self) -> None:
         """Never returns. Cancelling closes the sources."""
         if self._log is None:
-            await self._direct.run(self._report)
+            if self._direct is not None:
+                await self._direct.run(self._report)
             return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_following, self._log)
@@ -101,6 +103,10 @@ class Feed:
         lost = self._log_state.value.reason or f"no listener has been heard for {self._grace_seconds:g} s"
         self._lost = lost
         self._report(FeedState("none", lost))
+        if self._direct is None:
+            telemetry.log.warning("Redis feeds this process no longer: %s. Events wait in the log", lost)
+            await self._log_state.wait_for(lambda state: state.mode == "redis")
+            return
         telemetry.redis_failed(RedisLost(lost))
         telemetry.switching_to_direct()
         self._metrics.switches.inc()

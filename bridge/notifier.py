@@ -1,0 +1,1 @@
+"""What the listener's predecessor had for applications: publish, subscribe, callbacks."""
