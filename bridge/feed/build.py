@@ -28,14 +28,16 @@ def build_feed(
     """The log where Redis is used, and beside it the `local` listener, or else sessions of this process alone.
 
     With a local listener, `delivery` has to share its timeline. With a `pod`, its listener process comes before
-    sessions of this process, which are the last resort.
+    sessions of this process, which are the last resort. Without a database in the settings there is the log alone.
     """
     with_redis = settings.use_redis_notifier
     heard = settings.digest, settings.heartbeat_timeout_seconds, settings.channels
     log = LogSource(links, delivery, *heard) if with_redis else None
-    direct: Source
+    direct: Source | None
     if local is not None:
         direct = LocalSource(*local, settings.digest, delivery, beside_log=with_redis)
+    elif settings.embedded:
+        direct = None
     else:
         open_session = partial(links.session, "fallback")
         beside = with_redis or pod is not None
