@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.text import Text
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_LONGEST_REFUSAL = 500
 
 
 class _Message(msgspec.Struct):
@@ -34,18 +33,6 @@ def printer(*, as_json: bool) -> Callable[[str], None]:
         console = Console(highlight=False, soft_wrap=True)
         return lambda message: console.print(_line(message))
     return lambda message: print(_line(message).plain, flush=True)
-
-
-def message_of(body: bytes | None) -> str:
-    """What an HTTP refusal says, on one line: the `message` or `error` of its JSON, else its text."""
-    text = (body or b"").decode(errors="replace")
-    try:
-        said = msgspec.json.decode(body or b"")
-    except msgspec.DecodeError:
-        said = None
-    if isinstance(said, dict):
-        text = str(said.get("message") or said.get("error") or text)
-    return " ".join(text.split())[:_LONGEST_REFUSAL] or "no reason given"
 
 
 def _line(message: str) -> Text:

@@ -1,0 +1,82 @@
+"""The URL at which a bridge is asked for events: built, moved on to a cursor, and shown without its secrets. Pure."""
+
+import json
+import string
+from collections.abc import Iterable, Mapping
+from urllib.parse import SplitResult, quote, unquote_plus, urlencode, urlsplit
+
+from bridge.errors import SettingsError
+from bridge.redaction import redacted, without_tokens
+
+_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+_KEPT = string.ascii_letters + string.digits + string.punctuation
+
+
+def websocket_url(url: str, channels: Iterable[str], where: Iterable[tuple[str, str]], *, name: str = "url") -> str:
+    """The URL to subscribe at: ``/ws`` unless the URL has a path; what it asks for already is kept.
+
+    `name` is what the user knows the URL by. Raises SettingsError.
+    """
+    parts = _split(url, name)
+    added = urlencode(
+        [("channel", channel) for channel in channels] + [(f"where.{field}", value) for field, value in where]
+    )
+    query = "&".join(filter(None, [parts.query, added]))
+    path = parts.path if parts.path.strip("/") else "/ws"
+    asked = parts._replace(scheme=_SCHEMES[parts.scheme], path=path, query=query, fragment="")
+    return quote(asked.geturl(), safe=_KEPT)
+
+
+def conditions(where: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Fields and values of `where` as the URL has them: strings as they are, other scalars as JSON writes them.
+
+    Raises SettingsError for what cannot be compared.
+    """
+    found = []
+    for field, value in where.items():
+        if not field or not isinstance(field, str):
+            raise SettingsError(f"where: {field!r} is no name of a field")
+        if isinstance(value, str):
+            found.append((field, value))
+        elif value is None or isinstance(value, bool | int | float):
+            found.append((field, json.dumps(value)))
+        else:
+            kind = type(value).__name__
+            raise SettingsError(f"where: {field!r} is compared with a string, number, bool or None, not with a {kind}")
+    return found
+
+
+def resumed(url: str, cursor: str) -> str:
+    """The URL that goes on after this cursor."""
+    parts = urlsplit(url)
+    kept = [pair for pair in parts.query.split("&") if pair and not _is_parameter(pair, "after")]
+    return parts._replace(query="&".join([*kept, f"after={quote(cursor, safe='')}"])).geturl()
+
+
+def shown(url: str) -> str:
+    """The URL without what it is no use to see, or not for everybody's eyes."""
+    parts = urlsplit(url)
+    kept = [pair for pair in parts.query.split("&") if not _is_parameter(pair, "after", "token")]
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(kept)).geturl()
+
+
+def holds_token(url: str) -> bool:
+    """Whether a token is given in the URL."""
+    return any(_is_parameter(pair, "token") for pair in urlsplit(url).query.split("&"))
+
+
+def _is_parameter(pair: str, *names: str) -> bool:
+    return unquote_plus(pair.partition("=")[0]) in names
+
+
+def _split(url: str, name: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")
+    except ValueError:
+        usable = False
+    if not usable:
+        told = without_tokens(redacted(url))
+        raise SettingsError(f"{name}: {told!r} is not allowed; give a URL such as http://127.0.0.1:8000")
+    return parts
