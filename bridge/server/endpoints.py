@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from bridge.server.http import Request, Response, refuse
+from bridge.server.javascript import NAME, TYPES_NAME, client_script, client_types
 from bridge.server.page import page
 from bridge.telemetry import METRICS_CONTENT_TYPE, Metrics
 
@@ -45,7 +46,7 @@ def endpoints(
         return Response(200, metrics.text(), METRICS_CONTENT_TYPE.encode())
 
     return {
-        **({"/": page} if with_page else {}),
+        **({"/": page, f"/{NAME}": client_script, f"/{TYPES_NAME}": client_types} if with_page else {}),
         "/health": lambda _: _json(health.health()),
         "/ready": ready,
         "/status": lambda _: _json(health.status()),

@@ -29,7 +29,7 @@ LINGER_BYTES = 16 << 20
 
 Header = tuple[bytes, bytes]
 
-_ALWAYS: tuple[Header, ...] = ((b"X-Content-Type-Options", b"nosniff"), (b"Cache-Control", b"no-store"))
+_NO_SNIFFING: Header = (b"X-Content-Type-Options", b"nosniff")
 
 
 class Request:
@@ -77,6 +77,8 @@ class Response:
     content_type: bytes = b"text/plain; charset=utf-8"
     headers: tuple[Header, ...] = ()
     close: bool = field(default=False, kw_only=True)
+    cache: bytes = field(default=b"no-store", kw_only=True)
+    """Whether it may be kept, as `Cache-Control` says it."""
 
 
 def refuse(status: int, message: str, *headers: Header, close: bool = False) -> Response:
@@ -215,11 +217,15 @@ class HttpConnection:
         connection = self._h11
         headers = [
             (b"Date", formatdate(usegmt=True).encode()),
-            (b"Content-Type", response.content_type),
-            (b"Content-Length", b"%d" % len(response.body)),
-            *_ALWAYS,
+            _NO_SNIFFING,
+            (b"Cache-Control", response.cache),
             *response.headers,
         ]
+        if response.status != HTTPStatus.NOT_MODIFIED:  # whose body, of another length, the client has
+            headers += [
+                (b"Content-Type", response.content_type),
+                (b"Content-Length", b"%d" % len(response.body)),
+            ]
         if response.close or connection.their_state is h11.SEND_BODY:
             headers.append((b"Connection", b"close"))
         reason = HTTPStatus(response.status).phrase.encode()

@@ -11,9 +11,10 @@ from importlib.resources import files
 
 from bridge.origins import parse_host
 from bridge.server.http import Header, Request, Response
+from bridge.server.javascript import as_constants
 
-SCRIPTS = ("base", "charts", "route", "status", "payload", "events", "stream", "listen", "send")
-"""In this order: each uses those before it."""
+SCRIPTS = ("base", "charts", "route", "status", "payload", "events", "listen", "send")
+"""In this order, after the client: each uses those before it."""
 
 _STYLE, _SCRIPT = "/* page.css */", "/* page.js */"
 _ALWAYS: tuple[Header, ...] = (
@@ -37,7 +38,7 @@ def _assembled() -> tuple[bytes, str]:
     directory = files("bridge.server") / "page"
     html, style = ((directory / name).read_text("utf-8") for name in ("index.html", "page.css"))
     parts = [(directory / f"{name}.js").read_text("utf-8") for name in SCRIPTS]
-    script = "\n".join(['"use strict";', "(() => {", *parts, "})();"])
+    script = "\n".join(['"use strict";', "(() => {", as_constants(), *parts, "})();"])
     policy = [
         "default-src 'none'",
         f"script-src {_source(script)}",

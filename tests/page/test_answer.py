@@ -83,8 +83,17 @@ async def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup() -> 
 
 async def test_every_part_is_in_it() -> None:
     _, _, html = await ask()
-    assert sorted(path.stem for path in SOURCES.glob("*.js")) == sorted(SCRIPTS)
+    assert sorted(path.stem for path in SOURCES.glob("*.js")) == sorted((*SCRIPTS, "client"))
     assert all((SOURCES / f"{name}.js").read_text() in html for name in SCRIPTS)
+
+
+async def test_the_client_in_it_is_the_one_for_everybody_without_its_exports() -> None:
+    _, _, html = await ask()
+    client = (SOURCES / "client.js").read_text()
+    assert len(re.findall(r"\bexport\b", client)) == 2
+    assert not re.search(r"^\s*import\b", client, re.MULTILINE)
+    inside = client.replace("export ", "")
+    assert f"const {{ BridgeError, connect }} = (() => {{\n{inside}\nreturn {{ BridgeError, connect }};\n}})();" in html
 
 
 async def test_only_for_reading_and_only_where_events_are_served() -> None:

@@ -17,7 +17,7 @@ class EventList {
     list.addEventListener("focusin", (event) => this.stop(event.target.closest("summary")));
   }
 
-  /** One more `{kind, at, raw, message}`, or `{kind: "note", at, text}`. */
+  /** One more `{kind, at, message}`, or `{kind: "note", at, text}`. */
   add(item) {
     this.waiting.push(item);
     if (this.waiting.length > 2 * ROWS) this.drop();
@@ -101,22 +101,22 @@ class EventList {
 
 function eventRow(item) {
   if (item.kind !== "notification") return noteRow(item);
-  const { raw, message, at } = item;
+  const { message, at } = item;
   const summary = make(
     "summary",
     { tabIndex: -1 },
     make("time", { textContent: clock(at, { fraction: true }) }),
     make("b", { textContent: message.channel }),
-    make("code", { textContent: payloadLine(raw, message) }),
+    make("code", { textContent: payloadLine(message) }),
     make("span", { className: "id", textContent: shortId(message.id), title: message.id ?? "without a position" }),
   );
   if (message.late) summary.insertBefore(make("em", { textContent: "late", title: "comes after newer ones" }), summary.children[2]);
   const details = make("details", {}, summary);
   details.addEventListener("toggle", () => {
     if (!details.open || details.children.length > 1) return;
-    const about = [`id ${message.id}`, message.cursor ? `cursor ${message.cursor}` : "", `${bytes(raw.length)} of JSON`];
+    const about = [`id ${message.id}`, message.cursor ? `cursor ${message.cursor}` : "", `${bytes(message.raw.length)} of JSON`];
     details.append(
-      make("pre", { tabIndex: 0, textContent: payloadPretty(raw, message) }),
+      make("pre", { tabIndex: 0, textContent: payloadPretty(message) }),
       make("p", { className: "soft", textContent: about.filter(Boolean).join(" · ") }),
     );
   });
@@ -154,6 +154,6 @@ function describe(message) {
     case "error":
       return `${message.code}: ${message.message}`;
     default:
-      return JSON.stringify(message).slice(0, LINE_CHARACTERS);
+      return message.raw.slice(0, LINE_CHARACTERS);
   }
 }

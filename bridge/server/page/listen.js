@@ -13,15 +13,15 @@ function start() {
     .map((row) => [...row.querySelectorAll("input")].map((input) => input.value.trim()))
     .filter(([name]) => name);
   Object.assign(counts, { events: 0, late: 0, gaps: 0, earlier: [] });
-  stream = new Stream({ channels: chosen, where, token: $("token").value.trim() }, { hear, note, changed });
-  stream.open();
+  const token = $("token").value.trim();
+  stream = connect("ws", { channels: chosen, where, token, onMessage: hear, onState: changed });
 }
 
-function hear(raw, message) {
+function hear(message) {
   if (message.type === "notification") {
     counts.events += 1;
     if (message.late) counts.late += 1;
-    list.add({ kind: "notification", at: new Date(), raw, message });
+    list.add({ kind: "notification", at: new Date(), message });
     return;
   }
   if (message.type === "gap" && !message.pending) counts.gaps += 1;
@@ -34,10 +34,21 @@ function note(kind, text) {
   list.add({ kind, at: new Date(), text });
 }
 
-function changed(state, text) {
-  mark($("stream-state"), "state", state);
-  write($("stream-text"), text);
-  const running = state !== "stopped";
+function changed({ state, resumes, why, waitSeconds, error }) {
+  if (state === "waiting") {
+    const where = stream.cursor ? ", from where it was" : "";
+    note("reconnect", `${why}; trying again in ${waitSeconds.toFixed(1)} s${where}`);
+  }
+  if (error) note("stopped", error.message);
+  const running = state !== "closed";
+  mark($("stream-state"), "state", running ? state : "stopped");
+  const texts = {
+    connecting: resumes ? "Connecting again" : "Connecting",
+    listening: "Listening",
+    waiting: `Not connected: ${why}`,
+    closed: error ? `Not listening: ${error.message}` : "Not listening",
+  };
+  write($("stream-text"), texts[state]);
   write($("start"), running ? "Stop" : "Start");
   for (const part of [$("channels"), $("where"), $("token")]) part.disabled = running;
   if (!running) stream = null;
@@ -63,7 +74,6 @@ function showCount(name, value, noun) {
 }
 
 function everySecond() {
-  stream?.tick();
   counts.earlier.push([performance.now(), counts.events]);
   if (counts.earlier.length > RATE_SECONDS) counts.earlier.shift();
   showCounts();
@@ -97,7 +107,7 @@ statusListeners.push((status) => {
 
 $("subscription").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (stream) stream.stop();
+  if (stream) stream.close();
   else start();
 });
 $("pause").addEventListener("click", () => {

@@ -4,7 +4,8 @@ const MAX_TEXT = 65_536;
 const LINE_CHARACTERS = 400;
 
 /** The JSON text of a notification's payload, cut out of the message it came in. */
-function payloadText(raw, message) {
+function payloadText(message) {
+  const { raw } = message;
   const start = raw.indexOf('"payload":');
   let end = raw.length - 1;
   if (message.cursor !== undefined) end = raw.lastIndexOf(',"cursor":', end);
@@ -13,15 +14,15 @@ function payloadText(raw, message) {
 }
 
 /** One line of it: a string as its content, for most payloads that are no JSON are sentences. */
-function payloadLine(raw, message) {
-  const text = typeof message.payload === "string" ? message.payload : payloadText(raw, message);
+function payloadLine(message) {
+  const text = typeof message.payload === "string" ? message.payload : payloadText(message);
   return text.length > LINE_CHARACTERS ? `${text.slice(0, LINE_CHARACTERS)}…` : text;
 }
 
 /** All of it, indented, up to a bound. */
-function payloadPretty(raw, message) {
+function payloadPretty(message) {
   if (typeof message.payload === "string") return cut(message.payload);
-  return cut(indented(payloadText(raw, message).slice(0, MAX_TEXT + 1)));
+  return cut(indented(payloadText(message).slice(0, MAX_TEXT + 1)));
 }
 
 function cut(text) {
