@@ -21,7 +21,7 @@ class Inbox(Client):
     `start_soon` runs its short-lived tasks, which end soon after the inbox has.
     """
 
-    __slots__ = ("_arrived", "_limit_bytes", "close_reason")
+    __slots__ = ("_arrived", "_limit_bytes", "close_reason", "on_ended")
 
     def __init__(
         self, start_soon: StartSoon, buffers: Buffers, protocol: Protocol = "lines", limit_bytes: int | None = None
@@ -30,6 +30,8 @@ class Inbox(Client):
         self.send: Callable[[bytes], int] = _take_nothing
         self.blocked = True
         self.close_reason = ""
+        self.on_ended: Callable[[], object] = _nothing
+        """Called once it has ended: whoever passes on what it holds may be held up elsewhere, and not in `take`."""
         self._limit_bytes = buffers.client_bytes if limit_bytes is None else limit_bytes
         self._arrived: anyio.Event | None = None
 
@@ -53,6 +55,7 @@ class Inbox(Client):
             self.state = State.CLOSED
             self.close_code, self.close_reason = code, reason
             self._buffers.ended.append(self)
+            self.on_ended()
         if drop:
             self._drop()
         self._wake()
@@ -83,3 +86,7 @@ class Inbox(Client):
 
 def _take_nothing(_: bytes) -> int:
     raise BlockingIOError
+
+
+def _nothing() -> None:
+    """Unless somebody wants to know."""

@@ -16,7 +16,7 @@ from bridge.core.meter import FrameMeter
 from bridge.core.wire import CLOSE_FRAME_START, POLICY_VIOLATION, TOO_LARGE
 from bridge.hub import Client
 from bridge.hub.client import State
-from bridge.server.talk import Talk
+from bridge.hub.talk import Talk
 
 MAX_FRAGMENTS: Final = 1024
 """Frames of one message; more close the connection (1008)."""

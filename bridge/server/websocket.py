@@ -22,11 +22,11 @@ from bridge.core.grants import Grant
 from bridge.core.wire import only_close, only_pongs, pong_frame, whole_frames
 from bridge.hub import Client
 from bridge.hub.client import State
+from bridge.hub.talk import Talk
 from bridge.server.clients import Clients, Stay
 from bridge.server.faults import contained, report
 from bridge.server.http import linger
 from bridge.server.takeover import ANSWERED_BYTES, RECEIVE_BYTES, hear_all
-from bridge.server.talk import Talk
 from bridge.server.upgrade import Upgrade
 
 FRAMES_PER_SECOND: Final = 100.0
@@ -113,7 +113,7 @@ class WebSocket:
     def _answer(self, client: Client, data: bytes) -> None:
         speaker = self._speaker
         if speaker is None:
-            speaker = self._speaker = Speaker(client, Talk(self._clients.hub, client, self._grant))
+            speaker = self._speaker = Speaker(client, Talk(self._clients.hub, client, self._grant, trio.current_time))
         said = whole_frames(data)
         if said is not None:
             debt_seconds, left = speaker.count(said), iter(said)

@@ -14,8 +14,8 @@ import trio
 import trio.testing
 
 from bridge.hub import Hub
+from bridge.hub.talk import Talk
 from bridge.server import listener
-from bridge.server.talk import Talk
 from tests.support.server import RunningServer, client_frame, happening, running_server, upgrade
 
 CROWD = 1000

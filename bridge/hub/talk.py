@@ -1,24 +1,28 @@
 """What a client asks for on its open WebSocket, done: subscriptions come and go, and mistakes are answered."""
 
+from collections.abc import Callable
 from typing import assert_never
-
-import trio
 
 from bridge.core.grants import Grant
 from bridge.core.messages import MAX_SUBSCRIPTIONS, Patience, Ping, Refused, Subscribe, Unsubscribe
-from bridge.core.wire import POLICY_VIOLATION, error_json, pong_json, text_frame
-from bridge.hub import Client, Hub
-from bridge.hub.client import State
+from bridge.core.wire import POLICY_VIOLATION, error_json, pong_json
+from bridge.hub.client import Client, State
+from bridge.hub.encoding import Message, encode
+from bridge.hub.hub import Hub
 
 
 class Talk:
-    """One client's side of the conversation. It begins with the subscription that the URL asked for."""
+    """One client's side of the conversation. It begins with the subscription that the URL asked for.
 
-    def __init__(self, hub: Hub, client: Client, grant: Grant) -> None:
+    `clock` gives seconds that never go back.
+    """
+
+    def __init__(self, hub: Hub, client: Client, grant: Grant, clock: Callable[[], float]) -> None:
         self._hub = hub
         self._client = client
         self._grant = grant
-        self._patience = Patience(trio.current_time())
+        self._clock = clock
+        self._patience = Patience(clock())
 
     def hear(self, message: str | bytes) -> None:
         """Do what a message asks for, or say why not; who keeps making mistakes is closed with 1008.
@@ -28,9 +32,9 @@ class Talk:
         if self._client.state is not State.OPEN:
             return
         try:
-            self._do(self._patience.read(message, trio.current_time()))
+            self._do(self._patience.read(message, self._clock()))
         except Refused as error:
-            self._client.put(text_frame(error_json(error.code, str(error))))
+            self._put(error_json(error.code, str(error)), "error")
         if self._patience.enough is not None:
             self._client.end(POLICY_VIOLATION, self._patience.enough)
 
@@ -42,7 +46,7 @@ class Talk:
                 if not self._hub.unsubscribe(self._client, sub):
                     raise Refused("bad_message", f"there is no subscription {_named(sub)} to end")
             case Ping():
-                self._client.put(text_frame(pong_json(self._hub.cursor(self._client))))
+                self._put(pong_json(self._hub.cursor(self._client)), "pong")
             case _:
                 assert_never(message)
 
@@ -54,6 +58,9 @@ class Talk:
                 "too_many_subscriptions", f"there are {MAX_SUBSCRIPTIONS} subscriptions already; end or replace one"
             )
         self._hub.subscribe(self._client, asked.sub, subscription, asked.after)
+
+    def _put(self, data: bytes, kind: str) -> None:
+        self._client.put(encode(self._client.protocol, Message(data, kind)))
 
 
 def _named(sub: str | None) -> str:
