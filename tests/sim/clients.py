@@ -1,13 +1,15 @@
-"""Clients of a simulated worker: what the hub writes to their sockets is what the oracle reads."""
+"""Clients of a simulated worker: what their sockets get, or their tasks read, is what the oracle sees."""
 
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
-import trio
 
+from bridge import stream
 from bridge.hub import Client
+from bridge.inprocess import Subscription
 from tests.support.oracle import Message, View
 
 if TYPE_CHECKING:
@@ -19,6 +21,17 @@ STAY_SECONDS = 3.0
 AWAY_SECONDS = 0.3
 """It looks for another one so often."""
 MOST_LOST = 4
+SLOW_BYTES = 2000
+"""What may wait for a slow reader: some twenty events."""
+SLOW_SHARE = 0.2
+"""After so many of the events it has to do something else,"""
+SLOW_SECONDS = 1.0
+"""for so long, at most."""
+
+Reader = Client | Subscription
+"""A client behind a socket, or one in the same process."""
+See = Callable[[Reader | None, Message], None]
+"""Gets each message, and who reads it (None: who is just connecting)."""
 
 _message = msgspec.json.Decoder(dict)
 
@@ -26,8 +39,8 @@ _message = msgspec.json.Decoder(dict)
 class ClientSocket:
     """Takes everything at once, and gives each message to `see`."""
 
-    def __init__(self, see: Callable[[Client | None, Message], None]) -> None:
-        self.client: Client | None = None
+    def __init__(self, see: See) -> None:
+        self.client: Reader | None = None
         self._see = see
 
     def send(self, data: bytes) -> int:
@@ -41,6 +54,34 @@ class ClientSocket:
     def setsockopt(self, *_: object) -> None: ...
 
     def shutdown(self, _: int) -> None: ...
+
+
+async def read(subscription: Subscription, see: See, world: "World", *, slowly: bool) -> None:
+    """Give each event to `see`, until the subscription is closed."""
+    choices = Random(len(world.views))
+    async for event in subscription:
+        message = message_of(event)
+        if message is not None:
+            see(subscription, message)
+        if slowly and not world.hurries and choices.random() < SLOW_SHARE:
+            await anyio.sleep(choices.random() * SLOW_SECONDS)
+
+
+def message_of(event: stream.Event) -> Message | None:
+    """The event as a client elsewhere would be told it; None for what only readers in the same process are told."""
+    match event:
+        case stream.Subscribed():
+            return {"type": "subscribed", "position": event.cursor}
+        case stream.Notification():
+            message = {"type": "notification", "id": event.id, "channel": event.channel, "payload": event.payload}
+            return {**message, "late": event.late, "cursor": event.cursor}
+        case stream.Gap():
+            bounds = {"after": event.after, "before": event.before}
+            return {"type": "gap", **bounds, "reason": event.reason, "pending": event.pending, "cursor": event.cursor}
+        case stream.Filled():
+            return {"type": "filled", "after": event.after, "before": event.before, "cursor": event.cursor}
+        case stream.ModeChange():
+            return None
 
 
 class Traveller:
@@ -58,7 +99,7 @@ class Traveller:
         self._channel_set = channel_set
         self._channels = channels
         self._process: Process | None = None
-        self._client: Client | None = None
+        self._client: Reader | None = None
         self.view: View | None = None
         self._cursors: list[str | None] = []
         """After each message of the view."""
@@ -72,12 +113,12 @@ class Traveller:
         choices = self._choices
         while True:
             if self.connected and not self.settled:
-                await trio.sleep(choices.random() * STAY_SECONDS)
+                await anyio.sleep(choices.random() * STAY_SECONDS)
                 if not self.settled:
                     self._leave(choices.randrange(MOST_LOST))
             if not self.connected:
                 self._go_somewhere()
-            await trio.sleep(AWAY_SECONDS)
+            await anyio.sleep(AWAY_SECONDS)
 
     def _leave(self, lost: int) -> None:
         if self._process is not None and self._client is not None:
@@ -102,11 +143,9 @@ class Traveller:
         if after is None:
             self.view = self._world.new_view(self._name, self._channels)
             self._cursors = []
-        socket = ClientSocket(self._see)
-        self._client = self._process.connect(socket, self._channels, after)
-        socket.client = self._client
+        self._client = self._process.connect(self._see, self._channels, after)
 
-    def _see(self, client: Client | None, message: Message) -> None:
+    def _see(self, client: Reader | None, message: Message) -> None:
         view = self.view
         if view is None or (client is not None and client is not self._client):
             return

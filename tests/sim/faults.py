@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import trio
+import anyio
 
 from tests.sim.plan import Step
 from tests.sim.process import Process
@@ -31,7 +31,7 @@ class Faults:
         getattr(self, f"_{step.do}")(step)
 
     def _later(self, seconds: float, act: Callable[..., None], *arguments: Any) -> None:
-        until = trio.current_time() + seconds
+        until = anyio.current_time() + seconds
         self.healed_at = max(self.healed_at, until)
         self._world.agenda.at(until, act, *arguments)
 
@@ -66,9 +66,9 @@ class Faults:
     def _start_again(self, process: Process) -> None:
         if process.running:  # it takes its time to end
             self._later(AGAIN_SECONDS, self._start_again, process)
-        elif self._world.nursery is not None:
+        elif self._world.tasks is not None:
             self._ending.discard(process)
-            process.start(self._world.nursery)
+            process.start(self._world.tasks)
 
     def _join(self, step: Step) -> None:
         self._process(step).connect_client(frozenset(ALL_CHANNELS[: step.much % 3]))

@@ -1,12 +1,15 @@
 """What happens in one run, as data: the processes, the faults and their times. A plan and its seed repeat a run."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from hypothesis import strategies as st
 
 Kind = Literal["listener", "worker", "both"]
+Readers = Literal["sockets", "tasks", "slow tasks"]
+"""How clients read: behind sockets of the server (only on trio), or as tasks of the process itself, every second one
+of them more slowly than events come."""
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, array_like=True):
@@ -40,6 +43,8 @@ class Plan(msgspec.Struct, frozen=True, array_like=True):
     history_entries: int = 100
     waits: bool = True
     """Whether the steps begin only when everything works."""
+    readers: Readers = "sockets"
+    """On asyncio, sockets are tasks."""
 
     def text(self) -> str:
         """One line that `read` understands."""
@@ -132,4 +137,5 @@ def plans(
         with_redis,
         draw(st.sampled_from(histories)),
         draw(st.booleans()),
+        draw(st.sampled_from(get_args(Readers))),
     )

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, cast
 
+import anyio
 import msgspec
 import psycopg
-import trio
 from psycopg import pq
 
 from bridge.core.events import Marker
@@ -185,7 +185,7 @@ class PostgresServer:
         """What `bridge.links.postgres.open_session` does. The caller calls `finish` of its `connection_of`."""
         connection: Connection | None = None
         try:
-            with trio.fail_after(options.connect_timeout_seconds):
+            with anyio.fail_after(options.connect_timeout_seconds):
                 await path.travel(4)
                 if self.down or self.refusing:
                     raise PostgresLost("cannot connect to PostgreSQL: refused")
@@ -199,7 +199,7 @@ class PostgresServer:
         except BaseException as error:
             if connection is not None:
                 connection.finish()
-            if isinstance(error, trio.TooSlowError):
+            if isinstance(error, TimeoutError):
                 raise PostgresLost("PostgreSQL did not answer while starting to LISTEN") from None
             raise
 
@@ -254,7 +254,7 @@ class PostgresServer:
             connection.arrive(None)
         if connection.life != self.life or connection.status == pq.ConnStatus.BAD:
             return
-        clock = int((EPOCH_SECONDS + trio.current_time() + self.skew_seconds) * 100)
+        clock = int((EPOCH_SECONDS + anyio.current_time() + self.skew_seconds) * 100)
         term = max(clock, floor) * 2**22 + connection.backend_pid
         marker = {"term": term, "nonce": nonce, "digest": options.digest, "role": options.role}
         marker["prefix"] = options.prefix
@@ -276,7 +276,7 @@ class PostgresServer:
 
     async def _own_marker(self, connection: Connection, nonce: str) -> Marker:
         while True:
-            await trio.lowlevel.wait_readable(connection.socket)
+            await anyio.wait_readable(connection.socket)
             connection.consume_input()
             while (notification := connection.notifies()) is not None:
                 if notification.relname == b"bridge_sync" and nonce.encode() in notification.extra:

@@ -1,19 +1,23 @@
 """A process of the bridge in the simulation: relay, feed and hub as the service has them, on links in memory."""
 
+import contextvars
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import trio
+import anyio
+from anyio.abc import TaskGroup
 
-from bridge.core.topics import Subscription
+from bridge.core import topics
 from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery
 from bridge.feed.feed import Feed
 from bridge.feed.source import FeedState
-from bridge.hub import Buffers, Client, Hub, SocketClient
+from bridge.hub import Buffers, Hub, Inbox, SocketClient
+from bridge.hub.client import StartSoon
+from bridge.inprocess import Subscription
 from bridge.links.openers import RealLinks
 from bridge.links.pod import OpenPod, open_pod
 from bridge.links.postgres import ListenSession, SessionOptions
@@ -21,9 +25,9 @@ from bridge.relay.outlet import Outlet
 from bridge.relay.relay import Relay
 from bridge.settings import Settings
 from bridge.telemetry import Metrics
-from tests.sim.clients import ClientSocket
+from tests.sim.clients import SLOW_BYTES, ClientSocket, Reader, See, read
+from tests.sim.freezer import Freezer, current_process
 from tests.sim.postgres_server import Connection as PostgresConnection
-from tests.sim.runtime import Freezer, current_process
 from tests.sim.wire import Path, ServerEnd, Wire
 from tests.support.oracle import Message, View
 
@@ -104,12 +108,14 @@ class Process:
         self.relay: Relay | None = None
         self.settings = settings_of(name, channel_set, world.with_redis, history_entries)
         self._hub: Hub | None = None
-        self._clients: dict[Client, View | None] = {}
+        self._clients: dict[Reader, View | None] = {}
         """Those that stay, with what they see, and travellers."""
-        self._nursery: trio.Nursery | None = None
-        self._scope = trio.CancelScope()
+        self._tasks: TaskGroup | None = None
+        self._scope = anyio.CancelScope()
+        self._context = contextvars.Context()
+        """Of its tasks, for what is done to it from outside: whoever is started by that belongs to it."""
         self._lives = 0
-        self._arrived = trio.Event()
+        self._arrived = anyio.Event()
 
     @property
     def views(self) -> list[View]:
@@ -135,32 +141,33 @@ class Process:
             return False
         return feed.state.value.mode == ("redis" if with_redis else "direct")
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Run, in a task of this nursery, until `kill` or `end`."""
+    def start(self, tasks: TaskGroup) -> None:
+        """Run, as one of these tasks, until `kill` or `end`."""
         self.running = True
-        self._scope = trio.CancelScope()
-        nursery.start_soon(self._live)
+        self._scope = anyio.CancelScope()
+        tasks.start_soon(self._live)
 
     async def _live(self) -> None:
         current_process.set(self.freezer)
+        self._context = contextvars.copy_context()
         self._lives += 1
         links = MemoryLinks(self.settings, self)
         with self._scope:
-            async with trio.open_nursery() as self._nursery:
+            async with anyio.create_task_group() as self._tasks:
                 if self.listens:
                     feeds_a_pod = any(one.pod is self for one in self.world.processes)
                     nonce = self.name if feeds_a_pod else None
                     self.relay = Relay(self.settings, links, METRICS, with_redis=self.world.with_redis, nonce=nonce)
-                    self._nursery.start_soon(self.relay.run)
+                    self._tasks.start_soon(self.relay.run)
                     if feeds_a_pod:
                         outlet = Outlet(self.relay, self.settings.digest, trims=not self.world.with_redis)
-                        self._nursery.start_soon(self.serve_pod, outlet)
+                        self._tasks.start_soon(self.serve_pod, outlet)
                 if self.serves:
                     open_own = partial(open_pod, pathlib.Path(self.name)) if self.pod is not None else None
-                    self.feed, self._hub = _feed_and_hub(self.settings, links, self.relay, open_own)
-                    self._nursery.start_soon(self.feed.run)
+                    self.feed, self._hub = _feed_and_hub(self.settings, links, self.relay, open_own, self._tell)
+                    self._tasks.start_soon(self.feed.run)
                     self.connect_client()
-        self._nursery = self.feed = self.relay = self._hub = self._outlet = None
+        self._tasks = self.feed = self.relay = self._hub = self._outlet = None
         self._ends.clear()
         self._clients.clear()
         self.running = False
@@ -168,7 +175,7 @@ class Process:
     def end(self) -> None:
         """SIGTERM: it ends in order."""
         self.freezer.resume()
-        self._scope.cancel()
+        self._context.run(self._scope.cancel)
 
     def kill(self) -> None:
         """SIGKILL: what it has sent arrives, and nothing else."""
@@ -193,55 +200,87 @@ class Process:
     async def serve_pod(self, outlet: Outlet) -> None:
         """What `Outlet.serve` does, with connections in memory."""
         self._outlet = outlet
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(outlet.keep_trimmed)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(outlet.keep_trimmed)
             served: set[ServerEnd] = set()
             while True:
-                self._arrived = trio.Event()
+                self._arrived = anyio.Event()
                 for end in self._ends:
                     if end not in served:
                         served.add(end)
-                        nursery.start_soon(outlet.serve_stream, end)
+                        tasks.start_soon(outlet.serve_stream, end)
                 await self._arrived.wait()
 
     def connect_client(self, channels: frozenset[str] = frozenset()) -> None:
         """A client comes, for all channels or some."""
-        if self._hub is None or self._nursery is None or self.freezer.paused:
+        if not self.reachable:
             return
         wanted = frozenset(self.settings.channels) & channels or frozenset(self.settings.channels)
         view = self.world.new_view(f"{self.name}.{self._lives}", wanted)
 
-        def see(_: Client | None, message: Message) -> None:
+        def see(_: Reader | None, message: Message) -> None:
             if message["type"] == "subscribed":
                 view.subscribed = len(self.world.committed)
             view.messages.append(message)
 
-        client = self.connect(ClientSocket(see), wanted, None)
+        slowly = self.world.readers == "slow tasks" and len(self.world.views) % 2 == 0
+        client = self.connect(see, wanted, None, slowly=slowly)
         if client is not None:
             self._clients[client] = view
 
     @property
     def reachable(self) -> bool:
         """Whether a client may come."""
-        return self._hub is not None and self._nursery is not None and not self.freezer.paused
+        return self._hub is not None and self._tasks is not None and not self.freezer.paused
 
-    def connect(self, socket: ClientSocket, channels: frozenset[str], after: str | None) -> Client | None:
+    def connect(self, see: See, channels: frozenset[str], after: str | None, *, slowly: bool = False) -> Reader | None:
         """A client comes, to go on after a cursor."""
-        if self._hub is None or self._nursery is None or self.freezer.paused:
+        if self._hub is None or self._tasks is None or self.freezer.paused:
             return None
+        wanted = topics.Subscription(channels)
+        if self.world.readers == "sockets":
+            return self._context.run(self._by_socket, self._tasks, self._hub, see, wanted, after)
+        return self._context.run(self._by_task, self._tasks, self._hub, see, wanted, after, slowly)
+
+    def _by_socket(
+        self, tasks: TaskGroup, hub: Hub, see: See, wanted: topics.Subscription, after: str | None
+    ) -> Reader:
+        socket = ClientSocket(see)
         raw: Any = socket
-        client = SocketClient(raw, self._nursery.start_soon, self._hub.buffers)
+        client = SocketClient(raw, _starter(tasks), hub.buffers)
         self._clients[client] = None
-        self._hub.subscribe(client, None, Subscription(channels), after)
+        hub.subscribe(client, None, wanted, after)
+        socket.client = client
         return client
 
-    def has(self, client: Client) -> bool:
+    def _by_task(
+        self, tasks: TaskGroup, hub: Hub, see: See, wanted: topics.Subscription, after: str | None, slowly: bool
+    ) -> Reader:
+        """As `bridge.inprocess` has it."""
+        limit_bytes = SLOW_BYTES if slowly else None
+        new_inbox = partial(Inbox, _starter(tasks), hub.buffers, "lines", limit_bytes)
+        assert self.feed is not None
+        subscription = Subscription(hub, wanted, after, new_inbox, self.feed.state.value)
+        self._clients[subscription] = None
+        tasks.start_soon(partial(read, subscription, see, self.world, slowly=slowly))
+        return subscription
+
+    def _tell(self, state: FeedState) -> None:
+        for client in self._clients:
+            if isinstance(client, Subscription):
+                client.tell(state)
+
+    def has(self, client: Reader) -> bool:
         """Whether this client is connected here."""
         return client in self._clients
 
-    def disconnect(self, client: Client) -> None:
+    def disconnect(self, client: Reader) -> None:
         """A client goes."""
-        if self._clients.pop(client, self) is not self and self._hub is not None:
+        if self._clients.pop(client, self) is self or self._hub is None:
+            return
+        if isinstance(client, Subscription):
+            self._context.run(client.close)
+        else:
             self._hub.remove(client)
 
     def disconnect_client(self, number: int) -> None:
@@ -251,16 +290,30 @@ class Process:
             self.disconnect(staying[number % len(staying)])
 
 
-def _feed_and_hub(settings: Settings, links: RealLinks, relay: Relay | None, pod: OpenPod | None) -> tuple[Feed, Hub]:
+def _starter(tasks: TaskGroup) -> StartSoon:
+    async def run(task: Callable[[], Awaitable[None]]) -> None:
+        await task()
+
+    return lambda task: tasks.start_soon(run, task)
+
+
+def _feed_and_hub(
+    settings: Settings,
+    links: RealLinks,
+    relay: Relay | None,
+    pod: OpenPod | None,
+    tell_readers: Callable[[FeedState], None],
+) -> tuple[Feed, Hub]:
     local = (relay.listener, relay.tape) if relay else None
     delivery = Delivery(lambda items: hub.deliver(items), METRICS, relay.timeline if relay else None)
     buffers = Buffers(settings.client_buffer_bytes, settings.buffers_total_bytes)
     hub = Hub(settings.channels, buffers, settings.history_entries, METRICS, delivery.timeline, delivery.newest)
 
-    def tell_hub(state: FeedState) -> None:
+    def tell(state: FeedState) -> None:
+        tell_readers(state)
         if state.mode == "none":
             hub.set_waiting()
         else:
             hub.set_live(delivery.position)
 
-    return build_feed(settings, links, local, delivery, tell_hub, METRICS, pod), hub
+    return build_feed(settings, links, local, delivery, tell, METRICS, pod), hub

@@ -5,8 +5,8 @@ Links reach it through `bridge.links.redis` as they reach a real one; only the s
 
 from typing import Any
 
+import anyio
 import hiredis
-import trio
 
 from bridge.errors import RedisLost
 from tests.sim.redis_data import Data, Failure, Simple
@@ -62,7 +62,7 @@ class RedisServer:
         self.connections: dict[Connection, None] = {}
         self.down = False
         self.stalled = False
-        self.data = Data(trio.current_time, self._publish)
+        self.data = Data(anyio.current_time, self._publish)
 
     async def connect(self, path: Path) -> Wire:
         """A connection; raises RedisLost where it is refused."""

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from random import Random
 from unittest import mock
 
-import trio
+import anyio
 
 from tests.sim.faults import Faults
+from tests.sim.freezer import current_process
 from tests.sim.plan import Plan
-from tests.sim.runtime import current_process, run
+from tests.sim.runtime import Loop, run
 from tests.sim.world import World
 from tests.support.oracle import gaps, violations
 
@@ -45,15 +46,15 @@ class Result:
         return [f"{v.name}: {gap}" for v in self.world.views for gap in gaps(v) if not gap.get("pending", False)]
 
 
-def simulate(plan: Plan, *, verbose: bool = False) -> Result:
+def simulate(plan: Plan, loop: Loop = "trio", *, verbose: bool = False) -> Result:
     """Run it. With `verbose` the bridge's log goes to standard error, with virtual times."""
     result = Result()
 
     async def main(choices: Random) -> None:
-        await _live_through(plan, World(plan, choices), result, verbose)
+        await _live_through(plan, World(plan, choices, loop), result, verbose)
 
     with _logging(verbose):
-        run(plan.seed, main)
+        run(plan.seed, main, loop)
     return result
 
 
@@ -64,22 +65,22 @@ async def _live_through(plan: Plan, world: World, result: Result, verbose: bool)
         mock.patch("bridge.links.redis._connect", world.connect),
         mock.patch("bridge.links.pod._connect", world.connect_pod),
     ):
-        async with trio.open_nursery() as nursery:
-            world.start(nursery)
+        async with anyio.create_task_group() as tasks:
+            world.start(tasks)
             if plan.waits and not await _well(world, START_SECONDS):
                 result.violations.append(f"not live {START_SECONDS:g} s after the start: {_unwell(world)}")
-            traffic = trio.CancelScope()
-            nursery.start_soon(_notify, world, traffic)
+            traffic = anyio.CancelScope()
+            tasks.start_soon(_notify, world, traffic)
             for step in plan.steps:
-                await trio.sleep(step.after)
+                await anyio.sleep(step.after)
                 if verbose:
-                    print(f"{trio.current_time():9.4f} {step}", file=sys.stderr)
+                    print(f"{anyio.current_time():9.4f} {step}", file=sys.stderr)
                 faults.do(step)
-            while trio.current_time() < faults.healed_at:  # noqa: ASYNC110 - it moves while we wait
-                await trio.sleep_until(faults.healed_at)
+            while anyio.current_time() < faults.healed_at:  # noqa: ASYNC110 - it moves while we wait
+                await anyio.sleep_until(faults.healed_at)
             if verbose:
-                print(f"{trio.current_time():9.4f} all faults have ended", file=sys.stderr)
-            await trio.sleep(SETTLE_SECONDS)
+                print(f"{anyio.current_time():9.4f} all faults have ended", file=sys.stderr)
+            await anyio.sleep(SETTLE_SECONDS)
             if not await _well(world, HEAL_SECONDS):
                 result.violations.append(f"not well {HEAL_SECONDS:g} s after the last fault: {_unwell(world)}")
             traffic.cancel()
@@ -88,21 +89,21 @@ async def _live_through(plan: Plan, world: World, result: Result, verbose: bool)
             for view in world.present_views:
                 view.complete = True
             result.violations += violations(world.committed, world.views)
-            nursery.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
 
 
-async def _notify(world: World, scope: trio.CancelScope) -> None:
+async def _notify(world: World, scope: anyio.CancelScope) -> None:
     with scope:
         while True:
-            await trio.sleep(world.choices.random() * 2 * PAUSE_SECONDS)
+            await anyio.sleep(world.choices.random() * 2 * PAUSE_SECONDS)
             world.commit(world.choices.choice((1, 1, 1, 2, 5)))
 
 
 async def _well(world: World, seconds: float) -> bool:
     """Wait until all processes are well; False where they are not in time."""
-    with trio.move_on_after(seconds):
+    with anyio.move_on_after(seconds):
         while _unwell(world):  # noqa: ASYNC110 - many small states, and looking costs no real time
-            await trio.sleep(LOOK_SECONDS)
+            await anyio.sleep(LOOK_SECONDS)
         return True
     return False
 
@@ -118,7 +119,7 @@ def _unwell(world: World) -> list[str]:
 async def _everything_arrived(world: World) -> None:
     """Notify a last time on each channel, and wait until all clients have it and know how their gaps ended."""
     last = dict(world.commit_last())
-    with trio.move_on_after(HEAL_SECONDS):
+    with anyio.move_on_after(HEAL_SECONDS):
         for view in world.present_views:
             wanted = {last[channel] for channel in view.channels}
             read = 0
@@ -133,8 +134,8 @@ async def _everything_arrived(world: World) -> None:
                 read = len(view.messages)
                 if not wanted and not pending:
                     break
-                await trio.sleep(LOOK_SECONDS)
-    await trio.sleep(LOOK_SECONDS)
+                await anyio.sleep(LOOK_SECONDS)
+    await anyio.sleep(LOOK_SECONDS)
 
 
 @contextmanager
@@ -160,4 +161,4 @@ class _VirtualTime(logging.Formatter):
         process = current_process.get()
         record.exc_info = record.exc_text = None
         name = process.name if process else ""
-        return f"{trio.current_time():9.4f} {name:10} {record.levelname:8} {super().format(record)}"
+        return f"{anyio.current_time():9.4f} {name:10} {record.levelname:8} {super().format(record)}"

@@ -1,18 +1,23 @@
 """Whatever fails, nothing is lost silently and nothing comes twice: random worlds, faults and interleavings.
 
-Every run is in virtual time and repeats from its plan; a failure prints the command that replays it with the bridge's
-log. ``SIM_PROFILE=ci`` runs a thousand, always the same ones; ``deep`` runs twenty thousand, others every time.
+Every run is in virtual time, on trio or asyncio, and repeats from its plan; a failure prints the command that replays
+it with the bridge's log. ``SIM_PROFILE=ci`` runs two thousand, always the same ones; ``deep`` runs thirty thousand,
+others every time. Half of them are on trio, half on asyncio.
 """
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.sim.plan import LASTING, POD_LASTING, POD_SUDDEN, SUDDEN, Plan, plans, pods, steps
+from tests.sim.runtime import LOOPS, Loop
 from tests.sim.simulate import Result, simulate
 
 PROFILE = os.environ.get("SIM_PROFILE", "quick")
-RUNS = {"quick": 300, "ci": 1_000, "deep": 20_000}[PROFILE]
+RUNS = {"quick": 300, "ci": 1_200, "deep": 20_000}[PROFILE]
+
+on_both_loops = pytest.mark.parametrize("loop", LOOPS)
 
 ONE_FAILURE = (
     "kill", "end", "pause", "session_terminated", "session_cut", "session_silent", "wire_cut", "wire_silent",
@@ -38,7 +43,7 @@ WITHOUT_REDIS = tuple(name for name in SUDDEN + LASTING if "redis" not in name a
 def runs(part: float) -> settings:
     """A part of all the runs of the profile. Shrinking is worth its time: a small plan is easy to understand."""
     return settings(
-        max_examples=int(RUNS * part),
+        max_examples=int(RUNS * part / len(LOOPS)),
         derandomize=PROFILE != "deep",
         deadline=None,
         suppress_health_check=list(HealthCheck),
@@ -46,59 +51,70 @@ def runs(part: float) -> settings:
     )
 
 
-def expect_nothing_broken(plan: Plan) -> Result:
-    result = simulate(plan)
-    assert not result.violations, "\n".join([f"python -m tests.sim.replay '{plan.text()}'", *result.violations])
+def expect_nothing_broken(plan: Plan, loop: Loop) -> Result:
+    result = simulate(plan, loop)
+    expect_none(result.violations, plan, loop)
     return result
 
 
+def expect_none(unwanted: list[str], plan: Plan, loop: Loop) -> None:
+    assert not unwanted, "\n".join([f"python -m tests.sim.replay {loop} '{plan.text()}'", *unwanted])
+
+
+@on_both_loops
 @runs(0.4)
 @given(plans(steps(ONE_FAILURE), most_steps=1, least_listeners=2, two_sets=False, histories=[1000]))
-def test_no_single_failure_loses_anything(plan: Plan) -> None:
-    result = expect_nothing_broken(plan)
+def test_no_single_failure_loses_anything(loop: Loop, plan: Plan) -> None:
+    result = expect_nothing_broken(plan, loop)
     unwanted = result.final_gaps
     if plan.steps[0].do in REDIS_FAILURE:
         unwanted += [gap for gap in result.gaps if gap.startswith("both")]
-    assert not unwanted, "\n".join([f"python -m tests.sim.replay '{plan.text()}'", *unwanted])
+    expect_none(unwanted, plan, loop)
 
 
+@on_both_loops
 @runs(0.5)
 @given(plans(steps(SUDDEN + LASTING), most_steps=8))
-def test_many_failures_lose_nothing_silently(plan: Plan) -> None:
-    expect_nothing_broken(plan)
+def test_many_failures_lose_nothing_silently(loop: Loop, plan: Plan) -> None:
+    expect_nothing_broken(plan, loop)
 
 
+@on_both_loops
 @runs(0.1)
 @given(plans(steps(WITHOUT_REDIS), most_steps=8, with_redis=False))
-def test_without_redis_nothing_is_lost_silently(plan: Plan) -> None:
-    expect_nothing_broken(plan)
+def test_without_redis_nothing_is_lost_silently(loop: Loop, plan: Plan) -> None:
+    expect_nothing_broken(plan, loop)
 
 
+@on_both_loops
 @runs(0.1)
 @given(
     plans(
         steps(ONE_FAILURE + POD_FAILURE), most_steps=1, histories=[1000], of=pods(others=("both",), least_listeners=2)
     )
 )
-def test_no_single_failure_loses_anything_in_a_pod(plan: Plan) -> None:
-    unwanted = expect_nothing_broken(plan).final_gaps
-    assert not unwanted, "\n".join([f"python -m tests.sim.replay '{plan.text()}'", *unwanted])
+def test_no_single_failure_loses_anything_in_a_pod(loop: Loop, plan: Plan) -> None:
+    unwanted = expect_nothing_broken(plan, loop).final_gaps
+    expect_none(unwanted, plan, loop)
 
 
+@on_both_loops
 @runs(0.1)
 @given(plans(steps(ONE_FAILURE_OF_A_POD), most_steps=1, histories=[1000], with_redis=False, of=pods(others=())))
-def test_without_redis_no_failure_inside_a_pod_loses_anything(plan: Plan) -> None:
-    unwanted = expect_nothing_broken(plan).final_gaps
-    assert not unwanted, "\n".join([f"python -m tests.sim.replay '{plan.text()}'", *unwanted])
+def test_without_redis_no_failure_inside_a_pod_loses_anything(loop: Loop, plan: Plan) -> None:
+    unwanted = expect_nothing_broken(plan, loop).final_gaps
+    expect_none(unwanted, plan, loop)
 
 
+@on_both_loops
 @runs(0.2)
 @given(plans(steps(SUDDEN + LASTING + POD_FAILURE), most_steps=8, of=pods()))
-def test_many_failures_lose_nothing_silently_in_a_pod(plan: Plan) -> None:
-    expect_nothing_broken(plan)
+def test_many_failures_lose_nothing_silently_in_a_pod(loop: Loop, plan: Plan) -> None:
+    expect_nothing_broken(plan, loop)
 
 
+@on_both_loops
 @runs(0.2)
 @given(plans(steps(WITHOUT_REDIS + POD_FAILURE), most_steps=8, with_redis=False, of=pods(others=())))
-def test_without_redis_nothing_is_lost_silently_in_a_pod(plan: Plan) -> None:
-    expect_nothing_broken(plan)
+def test_without_redis_nothing_is_lost_silently_in_a_pod(loop: Loop, plan: Plan) -> None:
+    expect_nothing_broken(plan, loop)

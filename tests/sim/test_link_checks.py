@@ -7,9 +7,8 @@ from random import Random
 from typing import cast
 from unittest import mock
 
+import anyio
 import pytest
-import trio
-import trio.testing
 
 from bridge.links.openers import Session
 from bridge.links.pod import PodLink, open_pod
@@ -18,7 +17,7 @@ from tests.sim.faults import OUT_OF_MEMORY, READ_ONLY
 from tests.sim.plan import Plan, ProcessPlan
 from tests.sim.postgres_server import Connection
 from tests.sim.process import MemoryLinks
-from tests.sim.runtime import run
+from tests.sim.runtime import LOOPS, Loop, run
 from tests.sim.world import World
 from tests.support.link_bench import HISTORY_ENTRIES
 from tests.support.link_checks import CHECKS, Check
@@ -84,18 +83,19 @@ class MemoryBench:
         self._world.redis.data.refusal = ""
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_in_memory(check: Check) -> None:
+def test_in_memory(check: Check, loop: Loop) -> None:
     async def main(choices: Random) -> None:
         plan = Plan(0, (ProcessPlan("both"),), (), history_entries=HISTORY_ENTRIES)
-        world = World(plan, choices)
+        world = World(plan, choices, loop)
         with mock.patch("bridge.links.redis._connect", world.connect):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(world.agenda.run)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(world.agenda.run)
                 await check(MemoryBench(world))
-                nursery.cancel_scope.cancel()
+                tasks.cancel_scope.cancel()
 
-    run(0, main)
+    run(0, main, loop)
 
 
 class MemoryPodBench:
@@ -115,17 +115,18 @@ class MemoryPodBench:
         self._listener.kill()
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("check", POD_CHECKS, ids=lambda check: check.__name__)
-def test_the_pod_link_in_memory(check: PodCheck) -> None:
+def test_the_pod_link_in_memory(check: PodCheck, loop: Loop) -> None:
     async def main(choices: Random) -> None:
-        world = World(Plan(0, (ProcessPlan("listener"), ProcessPlan("worker", 0, 0)), ()), choices)
+        world = World(Plan(0, (ProcessPlan("listener"), ProcessPlan("worker", 0, 0)), ()), choices, loop)
         bench = MemoryPodBench(world)
         with mock.patch("bridge.links.pod._connect", world.connect_pod):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(world.agenda.run)
-                nursery.start_soon(bench.serve)
-                await trio.testing.wait_all_tasks_blocked()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(world.agenda.run)
+                tasks.start_soon(bench.serve)
+                await anyio.wait_all_tasks_blocked()
                 await check(bench)
-                nursery.cancel_scope.cancel()
+                tasks.cancel_scope.cancel()
 
-    run(0, main)
+    run(0, main, loop)

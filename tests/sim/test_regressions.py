@@ -3,6 +3,7 @@
 import pytest
 
 from tests.sim.plan import read
+from tests.sim.runtime import LOOPS, Loop
 from tests.sim.simulate import simulate
 
 RUNS = {
@@ -176,20 +177,23 @@ NO_GAP_AT_ALL = {
 }
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("plan", RUNS.values(), ids=RUNS)
-def test_nothing_is_broken(plan: str) -> None:
-    assert simulate(read(plan)).violations == []
+def test_nothing_is_broken(plan: str, loop: Loop) -> None:
+    assert simulate(read(plan), loop).violations == []
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("plan", NO_GAP_AT_ALL.values(), ids=NO_GAP_AT_ALL)
-def test_a_process_with_its_own_listener_loses_redis_without_any_gap(plan: str) -> None:
-    result = simulate(read(plan))
+def test_a_process_with_its_own_listener_loses_redis_without_any_gap(plan: str, loop: Loop) -> None:
+    result = simulate(read(plan), loop)
     assert result.violations == []
     assert result.gaps == []
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("plan", NO_FINAL_GAP.values(), ids=NO_FINAL_GAP)
-def test_what_failed_is_recovered_in_full(plan: str) -> None:
-    result = simulate(read(plan))
+def test_what_failed_is_recovered_in_full(plan: str, loop: Loop) -> None:
+    result = simulate(read(plan), loop)
     assert not result.violations
     assert not result.final_gaps

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-import trio
+import anyio.lowlevel
 from anyio.abc import ByteStream
 
 from tests.sim.runtime import Agenda
@@ -25,11 +25,11 @@ class Path:
         self._blocked = False
         self._released_at = -math.inf
         self._waiting: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
-        self._unblocked = trio.Event()
+        self._unblocked = anyio.Event()
 
     def carry(self, not_before: float, act: Callable[..., None], *arguments: Any) -> float:
         """Call `act` when the packet arrives; returns when that is. Nothing overtakes what is `not_before` this."""
-        when = max(not_before, self._released_at, trio.current_time() + self.delay_seconds)
+        when = max(not_before, self._released_at, anyio.current_time() + self.delay_seconds)
         if self._blocked:
             self._waiting.append((when, act, arguments))
         else:
@@ -38,20 +38,20 @@ class Path:
 
     async def travel(self, times: int) -> None:
         """Wait as long as so many packets one after the other take."""
-        await trio.sleep(times * self.delay_seconds)
+        await anyio.sleep(times * self.delay_seconds)
         while self._blocked:
             await self._unblocked.wait()
 
     def block(self) -> None:
         if not self._blocked:
             self._blocked = True
-            self._unblocked = trio.Event()
+            self._unblocked = anyio.Event()
 
     def unblock(self) -> None:
         self._blocked = False
         self._unblocked.set()
         waiting, self._waiting = self._waiting, []
-        now = trio.current_time() + self.delay_seconds
+        now = anyio.current_time() + self.delay_seconds
         self._released_at = max([self._released_at, now, *(when for when, _, _ in waiting)])
         for _, act, arguments in waiting:
             self._agenda.at(self._released_at, act, *arguments)
@@ -72,24 +72,24 @@ class Wire(ByteStream):
         self._there_at = self._here_at = -math.inf
         self._arrived = bytearray()
         self._end: BaseException | None = None
-        self._news = trio.Event()
+        self._news = anyio.Event()
 
     async def send(self, item: bytes) -> None:
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         if self._end is not None or self.closed:
             raise anyio.BrokenResourceError
         if not self.silent:
             self._there_at = self._path.carry(self._there_at, self._reach_server, bytes(item))
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         while not self._arrived:
             if self._end is not None:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                await anyio.lowlevel.cancel_shielded_checkpoint()
                 raise self._end
-            self._news = trio.Event()
+            self._news = anyio.Event()
             await self._news.wait()
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        await anyio.lowlevel.cancel_shielded_checkpoint()
         data = bytes(self._arrived[:max_bytes])
         del self._arrived[:max_bytes]
         return data
@@ -99,7 +99,7 @@ class Wire(ByteStream):
 
     async def aclose(self) -> None:
         self.close()
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
 
     def close(self) -> None:
         """The client closes its end, or its process dies."""
@@ -153,25 +153,25 @@ class ServerEnd(ByteStream):
         self._wire = wire
         self._arrived = bytearray()
         self._ended = False
-        self._news = trio.Event()
+        self._news = anyio.Event()
         wire.on_bytes = self._reach
         wire.on_close = self._end
 
     async def send(self, item: bytes) -> None:
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         if self._ended:
             raise anyio.BrokenResourceError
         self._wire.answer(bytes(item))
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         while not self._arrived:
             if self._ended:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                await anyio.lowlevel.cancel_shielded_checkpoint()
                 raise anyio.EndOfStream
-            self._news = trio.Event()
+            self._news = anyio.Event()
             await self._news.wait()
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        await anyio.lowlevel.cancel_shielded_checkpoint()
         data = bytes(self._arrived[:max_bytes])
         del self._arrived[:max_bytes]
         return data
@@ -181,7 +181,7 @@ class ServerEnd(ByteStream):
 
     async def aclose(self) -> None:
         self.abandon()
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
 
     def abandon(self) -> None:
         """The server closes it, or its process dies: what it has sent arrives, and then the end."""

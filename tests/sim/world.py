@@ -3,17 +3,18 @@
 import pathlib
 from random import Random
 
+import anyio
 import msgspec
-import trio
+from anyio.abc import TaskGroup
 
 from bridge.errors import PodLost
 from bridge.links.redis_url import RedisTarget
 from tests.sim.clients import AWAY_SECONDS, Traveller
-from tests.sim.plan import Plan
+from tests.sim.plan import Plan, Readers
 from tests.sim.postgres_server import PostgresServer
 from tests.sim.process import CHANNELS, Process
 from tests.sim.redis_server import RedisServer
-from tests.sim.runtime import Agenda
+from tests.sim.runtime import Agenda, Loop
 from tests.sim.wire import ServerEnd, Wire
 from tests.support.oracle import Committed, View
 
@@ -23,11 +24,14 @@ ALL_CHANNELS = sorted({channel for channels in CHANNELS for channel in channels}
 class World:
     """Everything that there is in one run."""
 
-    def __init__(self, plan: Plan, choices: Random) -> None:
+    def __init__(self, plan: Plan, choices: Random, loop: Loop = "trio") -> None:
         self.agenda = Agenda()
         self.choices = choices
         self.seed = plan.seed
         self.with_redis = plan.with_redis
+        self.readers: Readers = "tasks" if loop == "asyncio" and plan.readers == "sockets" else plan.readers
+        self.hurries = False
+        """Whether slow readers read as fast as they can from now on."""
         self.committed: list[Committed] = []
         self.views: list[View] = []
         self.redis = RedisServer()
@@ -52,7 +56,7 @@ class World:
         self._by_name = {process.name: process for process in self.processes}
         self.pod_wires: list[Wire] = []
         self._number = 0
-        self.nursery: trio.Nursery | None = None
+        self.tasks: TaskGroup | None = None
 
     async def connect(self, target: RedisTarget) -> Wire:
         """A connection of the process whose name is the host in its Redis URL."""
@@ -73,13 +77,13 @@ class World:
         self.pod_wires = [*(one for one in self.pod_wires if not one.closed), wire]
         return wire
 
-    def start(self, nursery: trio.Nursery) -> None:
-        self.nursery = nursery
-        nursery.start_soon(self.agenda.run)
+    def start(self, tasks: TaskGroup) -> None:
+        self.tasks = tasks
+        tasks.start_soon(self.agenda.run)
         for process in self.processes:
-            process.start(nursery)
+            process.start(tasks)
         for traveller in self.travellers:
-            nursery.start_soon(traveller.travel)
+            tasks.start_soon(traveller.travel)
 
     @property
     def present_views(self) -> list[View]:
@@ -88,11 +92,12 @@ class World:
         return staying + [one.view for one in self.travellers if one.view is not None]
 
     async def settle(self) -> None:
-        """Wait until all travellers are somewhere; they stay there."""
+        """Wait until all travellers are somewhere; they stay there. Nobody reads slowly any more."""
+        self.hurries = True
         for traveller in self.travellers:
             traveller.settled = True
         while not all(traveller.connected for traveller in self.travellers):  # noqa: ASYNC110 - costs no real time
-            await trio.sleep(AWAY_SECONDS)
+            await anyio.sleep(AWAY_SECONDS)
 
     def new_view(self, name: str, channels: frozenset[str]) -> View:
         view = View(f"{name}#{len(self.views)}", channels, len(self.committed))

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import pytest
-import trio
 
 from bridge.core.events import Body, Entry, Heard, Marker, Notification, Unreadable
 from bridge.core.position import Position
@@ -32,7 +31,7 @@ Check = Callable[[Bench], Awaitable[None]]
 
 async def hear(session: Session, count: int) -> list[Heard]:
     heard: list[Heard] = []
-    with trio.fail_after(WAIT_SECONDS):
+    with anyio.fail_after(WAIT_SECONDS):
         while len(heard) < count:
             heard += await session.receive()
     return heard
@@ -62,7 +61,7 @@ async def everything(log: Log) -> list[Entry]:
 
 async def said(ear: Ear, count: int) -> list[tuple[bytes, bytes]]:
     messages: list[tuple[bytes, bytes]] = []
-    with trio.fail_after(WAIT_SECONDS):
+    with anyio.fail_after(WAIT_SECONDS):
         while len(messages) < count:
             messages += await ear.messages()
     return messages
@@ -151,12 +150,12 @@ async def probes_come_back_and_prove_an_idle_session(bench: Bench) -> None:
 
 async def what_probes_show_is_learned_also_where_nothing_is_notified(bench: Bench) -> None:
     async with bench.links.session("listener", floor=0) as one, bench.links.session("listener", floor=0) as other:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(hear, other, 1_000_000)
-            with trio.fail_after(WAIT_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hear, other, 1_000_000)
+            with anyio.fail_after(WAIT_SECONDS):
                 while not (learned := one.learned()):
                     await one.receive()
-            nursery.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
         assert {position.term for pair in learned for position in pair} == {one.term, other.term}
 
 
@@ -208,11 +207,11 @@ async def links_end_with_redis_and_can_be_opened_when_it_is_back(bench: Bench) -
     async with bench.links.ear() as ear, bench.links.log() as log:
         await ear.subscribe(log.live_channel)
         await bench.stop_redis()
-        with pytest.raises(RedisLost), trio.fail_after(WAIT_SECONDS):
+        with pytest.raises(RedisLost), anyio.fail_after(WAIT_SECONDS):
             await ear.messages()
-        with pytest.raises(RedisLost), trio.fail_after(WAIT_SECONDS):
+        with pytest.raises(RedisLost), anyio.fail_after(WAIT_SECONDS):
             await log.state()
-    with pytest.raises(RedisLost), trio.fail_after(WAIT_SECONDS):
+    with pytest.raises(RedisLost), anyio.fail_after(WAIT_SECONDS):
         async with bench.links.ear():
             pass
     await bench.start_redis()
@@ -303,7 +302,7 @@ async def beats_are_heard_and_last_for_their_time(bench: Bench) -> None:
         await log.stop_beating("one")
         assert await reader.listeners_beating() is None
         await log.beat(None, "one", 0.2)
-        await trio.sleep(0.3)
+        await anyio.sleep(0.3)
         assert await reader.listeners_beating() is None
 
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+import anyio
 import pytest
-import trio
 
 from bridge.core.pod_wire import HOLD_SECONDS, VERSION, Answer, Relation, Segment
 from bridge.core.position import Position
@@ -36,7 +36,7 @@ PodCheck = Callable[[PodBench], Awaitable[None]]
 async def pulled(link: PodLink, count: int) -> list[Position]:
     """The positions of so many entries, from the first one on."""
     index, positions = 0, list[Position]()
-    with trio.fail_after(WAIT_SECONDS):
+    with anyio.fail_after(WAIT_SECONDS):
         while len(positions) < count:
             answer = await link.pull(index, positions[-1] if positions else None)
             positions += [entry.position for entry in answer.entries()]
@@ -59,29 +59,29 @@ async def a_listener_says_who_it_is_and_what_it_holds(bench: PodBench) -> None:
 
 async def everything_comes_in_order_to_all(bench: PodBench) -> None:
     bench.pod.open(TERM)
-    async with bench.link() as one, bench.link() as other, trio.open_nursery() as nursery:
+    async with bench.link() as one, bench.link() as other, anyio.create_task_group() as tasks:
         found: list[list[Position]] = []
 
         async def pull(link: PodLink) -> None:
             found.append(await pulled(link, 2001))
 
-        nursery.start_soon(pull, one)
-        nursery.start_soon(pull, other)
+        tasks.start_soon(pull, one)
+        tasks.start_soon(pull, other)
         for first in range(1, 2001, 100):
             bench.pod.hear(*range(first, first + 100))
-            await trio.sleep(0.0001 * (first % 7))
+            await anyio.sleep(0.0001 * (first % 7))
     assert found == [[Position(TERM, seq) for seq in range(2001)]] * 2
 
 
 async def an_idle_link_stays_open(bench: PodBench) -> None:
     bench.pod.open(TERM)
     async with bench.link() as link:
-        begun = trio.current_time()
-        while trio.current_time() < begun + 1.5 * TIMEOUT_SECONDS:
-            asked = trio.current_time()
+        begun = anyio.current_time()
+        while anyio.current_time() < begun + 1.5 * TIMEOUT_SECONDS:
+            asked = anyio.current_time()
             answer = await link.pull(1, Position(TERM, 0))
             assert answer == Answer("proven", answer.relations, 1, 1, None, b"")
-            assert HOLD_SECONDS <= trio.current_time() - asked < TIMEOUT_SECONDS
+            assert HOLD_SECONDS <= anyio.current_time() - asked < TIMEOUT_SECONDS
         bench.pod.hear(1)
         assert len((await link.pull(1, Position(TERM, 0))).entries()) == 1
 
@@ -102,9 +102,9 @@ async def a_killed_listener_is_a_lost_link(bench: PodBench) -> None:
     async with bench.link() as link:
         await link.look()
         await bench.kill()
-        with pytest.raises(PodLost), trio.fail_after(WAIT_SECONDS):
+        with pytest.raises(PodLost), anyio.fail_after(WAIT_SECONDS):
             await pulled(link, 1000)
-    with pytest.raises(PodLost), trio.fail_after(WAIT_SECONDS):
+    with pytest.raises(PodLost), anyio.fail_after(WAIT_SECONDS):
         async with bench.link():
             pass
 
