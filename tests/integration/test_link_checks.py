@@ -1,18 +1,21 @@
-"""Links to real servers pass the checks that links to the simulation's servers pass."""
+"""Links to real servers pass the checks that links to the simulation's servers pass, on every event loop."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
-import trio
+from anyio.abc import TaskStatus
 
 from bridge.links.openers import RealLinks, Session
 from bridge.links.pod import PodLink, open_pod
 from bridge.links.sessions import TERM_SHIFT
 from tests.support.link_bench import HISTORY_ENTRIES
 from tests.support.link_checks import CHECKS, Check
+from tests.support.loops import LOOPS, Loop, run_on
 from tests.support.pod import FakePod
 from tests.support.pod_checks import POD_CHECKS, PodCheck
 from tests.support.stack import Stack
@@ -30,11 +33,11 @@ class RealBench:
     async def notify(self, *notifications: tuple[str, str]) -> None:
         channels, payloads = map(list, zip(*notifications, strict=True))
         sql = "SELECT count(pg_notify(c, p)) FROM unnest(%s::text[], %s::text[]) n(c, p)"
-        await trio.to_thread.run_sync(partial(self._stack.postgres.execute, sql, channels, payloads))
+        await anyio.to_thread.run_sync(partial(self._stack.postgres.execute, sql, channels, payloads))
 
     async def terminate(self, session: Session) -> None:
         sql = "SELECT pg_terminate_backend(%s)"
-        await trio.to_thread.run_sync(self._stack.postgres.execute, sql, session.term % 2**TERM_SHIFT)
+        await anyio.to_thread.run_sync(self._stack.postgres.execute, sql, session.term % 2**TERM_SHIFT)
 
     async def flush(self) -> None:
         self._stack.redis.command("FLUSHALL")
@@ -53,10 +56,10 @@ class RealBench:
         await self.start_redis()
 
     async def stop_redis(self) -> None:
-        await trio.to_thread.run_sync(self._stack.redis.kill)
+        await anyio.to_thread.run_sync(self._stack.redis.kill)
 
     async def start_redis(self) -> None:
-        await trio.to_thread.run_sync(self._stack.redis.start)
+        await anyio.to_thread.run_sync(self._stack.redis.start)
 
     @asynccontextmanager
     async def out_of_memory(self) -> AsyncIterator[None]:
@@ -76,12 +79,12 @@ class SocketBench:
     def __init__(self, path: Path) -> None:
         self.pod = FakePod(history_entries=5000)
         self._path = path
-        self._serving = trio.CancelScope()
+        self._serving = anyio.CancelScope()
 
     def link(self) -> AbstractAsyncContextManager[PodLink]:
         return open_pod(self._path)
 
-    async def serve(self, task_status: trio.TaskStatus[None]) -> None:
+    async def serve(self, task_status: TaskStatus[None]) -> None:
         with self._serving:
             await self.pod.outlet.serve(self._path, task_status=task_status)
 
@@ -89,15 +92,20 @@ class SocketBench:
         self._serving.cancel()
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("check", POD_CHECKS, ids=lambda check: check.__name__)
-async def test_on_a_real_socket(check: PodCheck, tmp_path: Path) -> None:
-    async with trio.open_nursery() as nursery:
-        bench = SocketBench(tmp_path / "listener.sock")
-        await nursery.start(bench.serve)
-        await check(bench)
-        nursery.cancel_scope.cancel()
+def test_on_a_real_socket(check: PodCheck, loop: Loop, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            bench = SocketBench(tmp_path / "listener.sock")
+            await tasks.start(bench.serve)
+            await check(bench)
+            tasks.cancel_scope.cancel()
+
+    run_on(loop, main)
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-async def test_on_real_servers(check: Check, stack: Stack) -> None:
-    await check(RealBench(stack))
+def test_on_real_servers(check: Check, loop: Loop, stack: Stack) -> None:
+    run_on(loop, check, RealBench(stack))
