@@ -13,11 +13,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from bridge.errors import BridgeError, LinkLost, RedisLost, SettingsError
     from bridge.inprocess import EventFeed, Subscription, open_feed
+    from bridge.notifier import RedisNotifierService, init_redis_notifier
     from bridge.stream import Event, Filled, Gap, ModeChange, Notification, Subscribed
 else:
     _HOMES = {
         "bridge.errors": ("BridgeError", "LinkLost", "RedisLost", "SettingsError"),
         "bridge.inprocess": ("EventFeed", "Subscription", "open_feed"),
+        "bridge.notifier": ("RedisNotifierService", "init_redis_notifier"),
         "bridge.stream": ("Event", "Filled", "Gap", "ModeChange", "Notification", "Subscribed"),
     }
     _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -42,9 +44,11 @@ __all__ = [
     "ModeChange",
     "Notification",
     "RedisLost",
+    "RedisNotifierService",
     "SettingsError",
     "Subscribed",
     "Subscription",
     "__version__",
+    "init_redis_notifier",
     "open_feed",
 ]

@@ -5,6 +5,7 @@ then `messages`). It is never opened again: every failure is `RedisLost`, and a 
 """
 
 import math
+import select
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -91,6 +92,16 @@ class RedisLink:
         self._messages: list[tuple[bytes, bytes]] = []
         self._pings = 0
         self._quiet_until = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the other side has ended the connection, or this one has. Sends nothing, and does not wait."""
+        number = self._stream.extra(anyio.abc.SocketAttribute.raw_socket).fileno()  # noqa: S610 - no ORM
+        if number < 0:
+            return True
+        poll = select.poll()
+        poll.register(number, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     async def execute(self, *command: Argument) -> Reply:
         """Send one command and return its reply.

@@ -1,0 +1,402 @@
+"""Callbacks of the notifier: in order, each on its own, and always an end. The feed is one that the test plays."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import bridge
+from bridge import notifier as notifier_module
+from bridge.errors import RedisLost, SettingsError
+from bridge.notifier import RedisNotifierService, init_redis_notifier
+from bridge.stream import Event, Filled, Gap, ModeChange, Notification, Subscribed
+from tests.support.loops import LOOPS, Loop, run_on
+from tests.support.redis import free_port
+
+pytestmark = pytest.mark.parametrize("loop", LOOPS)
+
+NOWHERE = "redis://127.0.0.1:1"
+
+
+@dataclass
+class FakeSubscription:
+    events: list[Event]
+    cursor: str | None
+    _closed: bool = False
+    _news: anyio.Event = field(default_factory=anyio.Event)
+
+    def __aiter__(self) -> "FakeSubscription":
+        return self
+
+    async def __anext__(self) -> Event:
+        await anyio.lowlevel.checkpoint()
+        while not self.events and not self._closed:
+            self._news = anyio.Event()
+            await self._news.wait()
+        if self._closed:
+            raise StopAsyncIteration
+        event = self.events.pop(0)
+        self.cursor = getattr(event, "cursor", None) or self.cursor
+        return event
+
+    def close(self) -> None:
+        self._closed = True
+        self._news.set()
+
+    def say(self, *events: Event) -> None:
+        self.events += events
+        self._news.set()
+
+
+@dataclass
+class FakeFeed:
+    """What `open_feed` gives, and what it was asked for. The log that it plays holds `events`."""
+
+    events: list[Event] = field(default_factory=list)
+    asked: list[tuple[tuple[str, ...], str | None]] = field(default_factory=list)
+    mode: str = "redis"
+    subscription: FakeSubscription | None = None
+
+    @contextmanager
+    def subscribe(self, *channels: str, after: str | None = None) -> Iterator[FakeSubscription]:
+        self.asked.append((channels, after))
+        self.subscription = FakeSubscription(self.after(after), after)
+        yield self.subscription
+
+    def after(self, cursor: str | None) -> list[Event]:
+        for index, event in enumerate(self.events):
+            if isinstance(event, Notification) and event.cursor == cursor:
+                return self.events[index + 1 :]
+        return list(self.events)
+
+    def say(self, *events: Event) -> None:
+        assert self.subscription is not None
+        self.subscription.say(*events)
+
+
+@pytest.fixture
+def feed(monkeypatch: pytest.MonkeyPatch) -> FakeFeed:
+    made = FakeFeed()
+
+    @asynccontextmanager
+    async def open_feed(*_: object, **__: object) -> AsyncIterator[FakeFeed]:
+        async with anyio.create_task_group():  # as the real one, which wraps what passes through it
+            yield made
+
+    monkeypatch.setattr(notifier_module, "open_feed", open_feed)
+    return made
+
+
+@pytest.fixture
+def service(feed: FakeFeed) -> RedisNotifierService:
+    return RedisNotifierService(NOWHERE, channels=("a", "b"))
+
+
+def event(number: int, channel: str = "a") -> Notification:
+    return Notification(f"1-{number}", channel, b'{"n":[%d]}' % number, cursor=f"1-{number}")
+
+
+Main = Callable[[], Coroutine[Any, Any, object]]
+
+
+async def beside(loop: Main, main: Main) -> None:
+    """Run the loop until `main` has ended."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(loop)
+        await anyio.wait_all_tasks_blocked()
+        await main()
+        tasks.cancel_scope.cancel()
+
+
+def test_callbacks_are_called_in_order_each_with_a_payload_of_its_own(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService
+) -> None:
+    called: list[tuple[int, str, Any]] = []
+
+    def first(channel: str, payload: Any) -> None:
+        called.append((1, channel, payload))
+        payload["n"].append("spoilt")
+
+    async def second(channel: str, payload: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+        called.append((2, channel, payload))
+
+    async def main() -> None:
+        service.register_callback("a", first)
+        service.register_callback("a", second)
+        service.register_callback("b", second)
+        feed.events = [Subscribed(("a", "b"), {}), event(1), event(2, "b"), ModeChange("direct"), event(3)]
+
+        async def look() -> None:
+            service.unregister_callback("a", first)
+            service.unregister_callback("a", first)
+            service.unregister_callback("b", print)
+            feed.say(event(4))
+            await anyio.wait_all_tasks_blocked()
+
+        await beside(service.listen_loop, look)
+
+    run_on(loop, main)
+    assert called[0] == (1, "a", {"n": [1, "spoilt"]})
+    assert called[1:3] == [(2, "a", {"n": [1]}), (2, "b", {"n": [2]})]
+    assert [(who, payload["n"][0]) for who, _, payload in called[3:]] == [(1, 3), (2, 3), (2, 4)]
+
+
+def test_a_callback_that_fails_stops_nothing(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, caplog: pytest.LogCaptureFixture
+) -> None:
+    called: list[int] = []
+
+    def fail(channel: str, payload: Any) -> NoReturn:
+        raise LookupError("sync")
+
+    async def fail_later(channel: str, payload: Any) -> NoReturn:
+        await anyio.lowlevel.checkpoint()
+        raise TimeoutError("async")
+
+    async def main() -> None:
+        for callback in (fail, fail_later, lambda _, payload: called.append(payload["n"][0])):
+            service.register_callback("a", callback)
+        service.register_gap_callback(lambda _: fail("", 0))
+        feed.events = [event(1), Gap("1-1", "1-2", "failover"), event(2)]
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    assert called == [1, 2]
+    lines = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(lines) == 5
+    assert all(record.exc_info for record in lines)
+    assert "fail_later" in lines[1].getMessage()
+
+
+def test_a_final_gap_is_told_or_a_warning(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, caplog: pytest.LogCaptureFixture
+) -> None:
+    final, told = Gap("1-1", "1-3", "history_trimmed"), list[Gap]()
+
+    async def tell(gap: Gap) -> None:
+        told.append(gap)
+
+    async def main() -> None:
+        feed.events = [Gap("1-0", "1-1", "failover", pending=True), Filled("1-0", "1-1"), final]
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        service.register_gap_callback(tell)
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    (warning,) = caplog.messages
+    assert "history_trimmed" in warning
+    assert told == [final]
+
+
+def test_the_loop_goes_on_where_its_callbacks_were(loop: Loop, feed: FakeFeed, service: RedisNotifierService) -> None:
+    called: list[int] = []
+    stuck = True
+
+    async def stall(_: str, payload: Any) -> None:
+        called.append(payload["n"][0])
+        if payload["n"] == [2] and stuck:
+            await anyio.sleep_forever()
+
+    async def main() -> None:
+        nonlocal stuck
+        service.register_callback("a", stall)
+        feed.events = [event(1), event(2), event(3)]
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        stuck = False
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    assert called == [1, 2, 2, 3]
+    assert feed.asked == [((), None), ((), "1-1")]
+
+
+def test_close_waits_for_the_callback_that_runs(loop: Loop, feed: FakeFeed, service: RedisNotifierService) -> None:
+    story: list[str] = []
+
+    async def main() -> None:
+        begun, finish = anyio.Event(), anyio.Event()
+
+        async def slow(channel: str, payload: Any) -> None:
+            begun.set()
+            await finish.wait()
+            story.append("callback")
+
+        async def listen() -> None:
+            await service.listen_loop()
+            story.append("loop")
+
+        async def close() -> None:
+            await service.close()
+            story.append("closed")
+
+        service.register_callback("a", slow)
+        feed.events = [event(1), event(2)]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await begun.wait()
+            tasks.start_soon(close)
+            tasks.start_soon(service.disconnect)
+            await anyio.wait_all_tasks_blocked()
+            assert story == []
+            finish.set()
+        await service.close()
+        await service.listen_loop()
+
+    run_on(loop, main)
+    assert sorted(story) == ["callback", "closed", "loop"]
+    assert story[0] == "callback"
+    assert len(feed.asked) == 1
+
+
+@pytest.mark.parametrize("by_a_task", [False, True])
+def test_close_inside_of_a_callback(loop: Loop, feed: FakeFeed, service: RedisNotifierService, by_a_task: bool) -> None:
+    story: list[str] = []
+
+    async def end(channel: str, payload: Any) -> None:
+        if by_a_task:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(service.close)
+        else:
+            await service.close()
+        await anyio.lowlevel.checkpoint()
+        story.append("callback")
+
+    async def main() -> None:
+        service.register_callback("a", end)
+        service.register_callback("a", lambda *_: story.append("the next one"))
+        feed.events = [event(1), event(2)]
+        await service.listen_loop()
+
+    run_on(loop, main, seconds=5)
+    assert story == ["callback", "the next one"]
+
+
+def test_close_does_not_wait_for_ever(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier_module, "CLOSE_SECONDS", 0.05)
+
+    async def stall(channel: str, payload: Any) -> None:
+        await anyio.sleep_forever()
+
+    async def main() -> None:
+        service.register_callback("a", stall)
+        feed.events = [event(1)]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(service.listen_loop)
+            await anyio.wait_all_tasks_blocked()
+            await service.close()
+
+    run_on(loop, main, seconds=5)
+
+
+def test_there_is_one_loop_at_a_time(loop: Loop, feed: FakeFeed, service: RedisNotifierService) -> None:
+    async def look() -> None:
+        assert service.mode == "redis"
+        with pytest.raises(RuntimeError, match="runs already"):
+            await service.listen_loop()
+
+    async def main() -> None:
+        assert service.mode == "none"
+        await beside(service.listen_loop, look)
+        assert service.mode == "none"
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_process_passes_as_it_is(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, kind: type[BaseException]
+) -> None:
+    def interrupt(channel: str, payload: Any) -> NoReturn:
+        raise kind
+
+    async def main() -> bool:
+        service.register_callback("a", interrupt)
+        feed.events = [event(1)]
+        with pytest.raises(kind):
+            await service.listen_loop()
+        return True
+
+    assert run_on(loop, main)
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (float("nan"), "not JSON compliant"),
+        ({1, 2}, "set"),
+        ("x" * 7998, "at most 7999 bytes"),
+        ("\ud800", "surrogates"),
+        (eval("[" * 150 + "]" * 150), "nested at most 128"),
+    ],
+    ids=["nan", "set", "long", "surrogate", "deep"],
+)
+def test_what_cannot_be_published(loop: Loop, service: RedisNotifierService, payload: Any, error: str) -> None:
+    async def main() -> None:
+        with pytest.raises((TypeError, ValueError), match=error):
+            await service.publish("a", payload)
+
+    run_on(loop, main)
+
+
+def test_a_payload_without_end(loop: Loop, service: RedisNotifierService) -> None:
+    async def main() -> None:
+        payload: list[Any] = []
+        payload.append(payload)
+        with pytest.raises(ValueError, match="Circular"):
+            await service.publish("a", payload)
+        payload = []
+        for _ in range(20_000):
+            payload = [payload]
+        with pytest.raises(ValueError, match="nested at most 128"):
+            await service.publish("a", payload)
+
+    run_on(loop, main)
+
+
+def test_unknown_channels_are_refused(loop: Loop, service: RedisNotifierService) -> None:
+    async def main() -> None:
+        for call in (service.publish("z", 1), service.subscribe("a", "z")):
+            with pytest.raises(SettingsError, match=r"'z' is no configured channel .*: there are a, b"):
+                await call
+        with pytest.raises(SettingsError, match="'z' is no configured channel"):
+            service.register_callback("z", print)
+
+    run_on(loop, main)
+
+
+def test_redis_that_is_not_there_is_said_in_one_line(loop: Loop) -> None:
+    async def main() -> None:
+        with pytest.raises(RedisLost, match=r"^cannot connect to Redis at 127\.0\.0\.1:\d+: [^\n]*refused$"):
+            await init_redis_notifier(f"redis://127.0.0.1:{free_port()}")
+        service = RedisNotifierService(NOWHERE)
+        for call in (service.subscribe(), service.publish("match_change", 1), service.connect()):
+            with pytest.raises(RedisLost):
+                await call
+        await service.close()
+        await service.close()
+
+    run_on(loop, main)
+
+
+def test_settings_come_from_the_environment_where_no_argument_gives_them(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://there:1")
+    monkeypatch.setenv("BRIDGE_REDIS_PREFIX", "x")
+    service = bridge.RedisNotifierService(channels=iter(["a"]), retry_seconds=2)
+    settings = service.settings
+    assert (settings.redis_url, settings.redis_prefix, settings.channels) == ("redis://there:1", "x", ("a",))
+    assert (settings.use_redis_notifier, settings.retry_seconds) == (True, 2)
+    assert RedisNotifierService("redis://here:2").settings.redis_url == "redis://here:2"
+    with pytest.raises(SettingsError, match="redis_url"):
+        RedisNotifierService("http://here")
+    with pytest.raises(SettingsError, match="unknown setting 'prefix'"):
+        RedisNotifierService(prefix="x")
