@@ -41,9 +41,10 @@ class Inbox(Client):
     def hold(self, chunk: Chunk, sent: int) -> None:
         if self.state is not State.OPEN:
             return
+        full = bool(self._held) and self.held_bytes + chunk.size > self._limit_bytes
         self._keep(chunk, sent)
         self._wake()
-        if self.held_bytes > self._limit_bytes:
+        if full:  # never by its first chunk: whoever subscribes again gets a little further each time
             self.too_slow()
 
     def too_slow(self, code: int = TOO_SLOW, reason: str = "resume with after") -> None:
