@@ -5,6 +5,7 @@ then `messages`). It is never opened again: every failure is `RedisLost`, and a 
 """
 
 import math
+import os
 import select
 import socket
 import ssl
@@ -324,6 +325,8 @@ def _reason(error: BaseException) -> str:
         return f"certificate not accepted: {error.verify_message}"
     if isinstance(error, anyio.EndOfStream):
         return "closed by the other side"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
+        return os.strerror(error.errno)  # event loops have words of their own, and other ones
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 

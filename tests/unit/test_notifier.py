@@ -374,7 +374,7 @@ def test_unknown_channels_are_refused(loop: Loop, service: RedisNotifierService)
 
 def test_redis_that_is_not_there_is_said_in_one_line(loop: Loop) -> None:
     async def main() -> None:
-        with pytest.raises(RedisLost, match=r"^cannot connect to Redis at 127\.0\.0\.1:\d+: [^\n]*refused$"):
+        with pytest.raises(RedisLost, match=r"^cannot connect to Redis at 127\.0\.0\.1:\d+: Connection refused$"):
             await init_redis_notifier(f"redis://127.0.0.1:{free_port()}")
         service = RedisNotifierService(NOWHERE)
         for call in (service.subscribe(), service.publish("match_change", 1), service.connect()):
