@@ -18,9 +18,12 @@ def websocket_url(url: str, channels: Iterable[str], where: Iterable[tuple[str, 
     `name` is what the user knows the URL by. Raises SettingsError.
     """
     parts = _split(url, name)
-    added = urlencode(
-        [("channel", channel) for channel in channels] + [(f"where.{field}", value) for field, value in where]
-    )
+    try:
+        added = urlencode(
+            [("channel", channel) for channel in channels] + [(f"where.{field}", value) for field, value in where]
+        )
+    except UnicodeEncodeError:
+        raise SettingsError("channels and where must be Unicode, without lone surrogates") from None
     query = "&".join(filter(None, [parts.query, added]))
     path = parts.path if parts.path.strip("/") else "/ws"
     asked = parts._replace(scheme=_SCHEMES[parts.scheme], path=path, query=query, fragment="")
