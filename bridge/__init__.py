@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from bridge.asgi import MatchDataWebSocketManager as MatchDataWebSocketManager  # needs an extra: not in __all__
     from bridge.errors import BridgeError, LinkLost, RedisLost, SettingsError
     from bridge.inprocess import EventFeed, Subscription, open_feed
     from bridge.notifier import RedisNotifierService, init_redis_notifier
     from bridge.stream import Event, Filled, Gap, ModeChange, Notification, Subscribed
 else:
     _HOMES = {
+        "bridge.asgi": ("MatchDataWebSocketManager",),
         "bridge.errors": ("BridgeError", "LinkLost", "RedisLost", "SettingsError"),
         "bridge.inprocess": ("EventFeed", "Subscription", "open_feed"),
         "bridge.notifier": ("RedisNotifierService", "init_redis_notifier"),

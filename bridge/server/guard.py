@@ -36,11 +36,13 @@ class Guard:
     point here is worth nothing: Origin must be loopback or listed, and so must Host, but for WebSockets, whose Origin
     is enough. On an address that is not loopback, addresses are as good as listed, as they are no names: probes and
     people use them. ``null`` is never welcome: every sandboxed page and every file has that origin.
+
+    `authenticates` says whether there is authentication, where that is not the settings' business.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, authenticates: bool | None = None) -> None:
         self._listed = [OriginPattern.parse(text) for text in settings.allowed_origins]
-        self._authenticates = settings.authenticates
+        self._authenticates = settings.authenticates if authenticates is None else authenticates
         self._local = settings.loopback
         self._judged = lru_cache(maxsize=REMEMBERED)(self._judge)
 

@@ -1,0 +1,201 @@
+"""An application's endpoints, of the same protocol as the bridge's own: all at once, one, or inside of its own.
+
+    app = FastAPI(lifespan=lifespan(use_redis=True), routes=routes())     all, under /ws and /sse
+    app.add_websocket_route("/live/{match_id}", websocket_endpoint())     one, at a path of one's own
+    await serve_websocket(websocket, feed, where={"match_id": 7})         inside of one's own, after its checks
+
+What they have in common: who may come in (`bridge.asgi.door`), and what is sent to whom (the feed's hub).
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from bridge.asgi.door import Authorize, Door, FeedSource, Refused, Values, allow, as_request, feed_of
+from bridge.asgi.draining import draining
+from bridge.asgi.sse import EventStream, refusal
+from bridge.asgi.websocket import converse, refuse
+from bridge.core.grants import Grant
+from bridge.inprocess import EventFeed, open_feed
+from bridge.server.http import Header
+
+PATHS = ("", "/{channel}", "/match/{match_id}/stats")
+"""Under ``/ws`` and ``/sse``."""
+
+
+def routes(
+    feed: FeedSource = feed_of,
+    *,
+    authorize: Authorize | None = None,
+    allowed_origins: Iterable[str] | None = None,
+    path: str = "",
+) -> list[BaseRoute]:
+    """All endpoints, as routes for an application: WebSockets under `path` + ``/ws``, events under `path` + ``/sse``.
+
+    `feed` is an open one, or a function that gives it to a request; by default it is what the lifespan yields as
+    ``feed``. `authorize`, which may be asynchronous, says what a request may hear (`allow`); by default the settings
+    do: a JWT where `BRIDGE_JWT_KEY` or the like is set, else everything to everybody whom the rules for origins let in.
+    Pages of other origins than the request's own are let in where `allowed_origins` (`BRIDGE_ALLOWED_ORIGINS`) lists
+    them; without any authentication pages of this machine and listed ones alone. Raises SettingsError.
+    """
+    websocket = websocket_endpoint(feed, authorize=authorize, allowed_origins=allowed_origins)
+    stream = sse_endpoint(feed, authorize=authorize, allowed_origins=allowed_origins)
+    found: list[BaseRoute] = []
+    for end in PATHS:
+        found.append(WebSocketRoute(f"{path}/ws{end}", websocket))
+        found.append(Route(f"{path}/ws{end}", _upgrade_required, include_in_schema=False))
+        found.append(Route(f"{path}/sse{end}", stream, methods=["GET", "OPTIONS"], include_in_schema=False))
+    return found
+
+
+def websocket_endpoint(
+    feed: FeedSource = feed_of, *, authorize: Authorize | None = None, allowed_origins: Iterable[str] | None = None
+) -> Callable[[WebSocket], Awaitable[None]]:
+    """One endpoint for `add_websocket_route`; arguments as for `routes`.
+
+    A path parameter ``channel`` is a channel, and any other one is a field: ``/ws/match/{match_id}`` is all events
+    whose ``match_id`` is that.
+    """
+    door_of = _doors(feed, authorize, allowed_origins)
+
+    async def serve(websocket: WebSocket) -> None:
+        await _serve_websocket(websocket, door_of(websocket))
+
+    return serve
+
+
+def sse_endpoint(
+    feed: FeedSource = feed_of, *, authorize: Authorize | None = None, allowed_origins: Iterable[str] | None = None
+) -> Callable[[Request], Awaitable[Response]]:
+    """One endpoint for `add_route` (methods GET, and OPTIONS for pages of other origins); as `websocket_endpoint`."""
+    door_of = _doors(feed, authorize, allowed_origins)
+
+    async def serve(request: Request) -> Response:
+        return await _event_stream(request, door_of(request))
+
+    return serve
+
+
+async def serve_websocket(
+    websocket: WebSocket,
+    feed: EventFeed,
+    *,
+    channels: Iterable[str] | None = None,
+    where: Mapping[str, Values] | None = None,
+    expires_at: float | None = None,
+    allowed_origins: Iterable[str] | None = None,
+) -> None:
+    """Serve a client whom the application has let in, from inside of its own endpoint; returns when it has gone.
+
+    The client hears no more than `channels` and `where` allow, whatever it asks for (`allow`); of the URL, `channel`,
+    ``where.FIELD`` and `after` count. Accepts the WebSocket if that has not been done. Pages of other origins than the
+    request's own are refused unless they are listed: they would come with the user's cookies. Cancelling closes it with
+    1001. Raises SettingsError for what cannot be used.
+    """
+    grant = allow(channels=channels, where=where, expires_at=expires_at)
+    await _serve_websocket(websocket, Door(feed, _always(grant), allowed_origins), lenient=True)
+
+
+async def event_stream(
+    request: Request,
+    feed: EventFeed,
+    *,
+    channels: Iterable[str] | None = None,
+    where: Mapping[str, Values] | None = None,
+    expires_at: float | None = None,
+    allowed_origins: Iterable[str] | None = None,
+) -> Response:
+    """The response, for the application's own endpoint to return, that streams events; as `serve_websocket`."""
+    grant = allow(channels=channels, where=where, expires_at=expires_at)
+    return await _event_stream(request, Door(feed, _always(grant), allowed_origins), lenient=True)
+
+
+def lifespan(
+    db_url: str | None = None,
+    *,
+    use_redis: bool | None = None,
+    redis_url: str | None = None,
+    channels: Iterable[str] | None = None,
+    **settings: object,
+) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, EventFeed]]]:
+    """A lifespan for an application that has no other one: a feed (arguments as for `open_feed`) that requests find."""
+
+    @asynccontextmanager
+    async def run(_: Starlette) -> AsyncIterator[dict[str, EventFeed]]:
+        async with open_feed(
+            db_url, use_redis=use_redis, redis_url=redis_url, channels=channels, after=None, **settings
+        ) as feed:
+            with draining(feed):
+                yield {"feed": feed}
+
+    return run
+
+
+async def _serve_websocket(websocket: WebSocket, door: Door, *, lenient: bool = False) -> None:
+    try:
+        visit = await door.judge(websocket, lenient=lenient)
+    except Refused as error:
+        await refuse(websocket, error)
+        return
+    await converse(websocket, visit)
+
+
+async def _event_stream(request: Request, door: Door, *, lenient: bool = False) -> Response:
+    cors = _headers(door.guard.cors(as_request(request)))
+    if request.method == "HEAD":
+        return refusal(Refused(405, "only GET is allowed here", {"Allow": "GET"}), cors)
+    try:
+        if request.method == "OPTIONS":
+            return _preflight(request, door, cors)
+        return EventStream(await door.judge(request, lenient=lenient), cors)
+    except Refused as error:
+        return refusal(error, cors)
+
+
+def _preflight(request: Request, door: Door, cors: Mapping[str, str]) -> Response:
+    """The answer to a browser that asks whether it may ask. Raises Refused."""
+    asked = as_request(request)
+    reason = door.guard.refusal(asked, websocket=False)
+    if reason is not None:
+        raise Refused(403, reason)
+    answer = door.guard.preflight(asked)
+    if answer is None:
+        raise Refused(405, "only GET is allowed here", {"Allow": "GET"})
+    return Response(status_code=answer.status, headers={**_headers(answer.headers), **cors})
+
+
+async def _upgrade_required(_: Request) -> Response:
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return PlainTextResponse("this path speaks WebSocket\n", 426, headers)
+
+
+def _doors(
+    feed: FeedSource, authorize: Authorize | None, allowed_origins: Iterable[str] | None
+) -> Callable[[HTTPConnection], Door]:
+    """Gives each request the door of its feed; made at once where the feed is known, so that mistakes show early."""
+    origins = None if allowed_origins is None else tuple(allowed_origins)
+    if isinstance(feed, EventFeed):
+        only = Door(feed, authorize, origins)
+        return lambda _: only
+    made: list[Door] = []
+
+    def find(connection: HTTPConnection) -> Door:
+        found = feed(connection)
+        if not made or made[0].feed is not found:
+            made[:] = [Door(found, authorize, origins)]
+        return made[0]
+
+    return find
+
+
+def _always(grant: Grant) -> Authorize:
+    return lambda _: grant
+
+
+def _headers(headers: Iterable[Header]) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
