@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec
 
-from bridge import stream
 from bridge.hub import Client
 from bridge.inprocess import Subscription
 from tests.support.oracle import Message, View
+from tests.support.told import message_of
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -65,23 +65,6 @@ async def read(subscription: Subscription, see: See, world: "World", *, slowly: 
             see(subscription, message)
         if slowly and not world.hurries and choices.random() < SLOW_SHARE:
             await anyio.sleep(choices.random() * SLOW_SECONDS)
-
-
-def message_of(event: stream.Event) -> Message | None:
-    """The event as a client elsewhere would be told it; None for what only readers in the same process are told."""
-    match event:
-        case stream.Subscribed():
-            return {"type": "subscribed", "position": event.cursor}
-        case stream.Notification():
-            message = {"type": "notification", "id": event.id, "channel": event.channel, "payload": event.payload}
-            return {**message, "late": event.late, "cursor": event.cursor}
-        case stream.Gap():
-            bounds = {"after": event.after, "before": event.before}
-            return {"type": "gap", **bounds, "reason": event.reason, "pending": event.pending, "cursor": event.cursor}
-        case stream.Filled():
-            return {"type": "filled", "after": event.after, "before": event.before, "cursor": event.cursor}
-        case stream.ModeChange():
-            return None
 
 
 class Traveller:

@@ -20,7 +20,7 @@ from tests.support import redis as rd
 from tests.support.bridge_log import IN_REDIS, tail, time_of
 from tests.support.oracle import violations
 from tests.support.process import BridgeProcess, wait_until
-from tests.support.traffic import Client, Writer, all_committed, clients, longest_stall, view_of
+from tests.support.traffic import Reader, Writer, all_committed, clients, longest_stall, view_of
 
 RETRY_SECONDS = 1.0
 REDIS_TIMEOUT_SECONDS = 1.0
@@ -140,9 +140,9 @@ class Traffic:
     """A writer and the clients that it is measured at, by the names of their processes."""
 
     writer: Writer
-    clients: dict[str, Client]
+    clients: Mapping[str, Reader]
 
-    def __getitem__(self, name: str) -> Client:
+    def __getitem__(self, name: str) -> Reader:
         return self.clients[name]
 
     def flow(self, seconds: float = 0.5) -> None:
@@ -179,7 +179,7 @@ class Traffic:
         return violations(all_committed(self.writer), views)
 
 
-def told(client: Client) -> str:
+def told(client: Reader) -> str:
     """What the client was told of gaps, with the numbers around."""
     lines, newest = [], 0
     for arrival in client.arrivals:

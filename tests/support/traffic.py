@@ -134,7 +134,38 @@ class Arrival:
         return int(self.message["payload"]["n"]) if self.message["type"] == "notification" else None
 
 
-class Client:
+class Reader:
+    """Whoever has subscribed, and what came."""
+
+    began: float
+    """When it asked."""
+    subscribed: float
+    """When `subscribed` came; 0 before that."""
+    ended: float | None = None
+    """When the connection ended, if it did."""
+
+    @property
+    def arrivals(self) -> list[Arrival]:
+        """Everything so far, `subscribed` first."""
+        raise NotImplementedError
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [arrival.message for arrival in self.arrivals]
+
+    def of_type(self, kind: str) -> list[Arrival]:
+        return [arrival for arrival in self.arrivals if arrival.message["type"] == kind]
+
+    @property
+    def final_gaps(self) -> list[Arrival]:
+        return [gap for gap in self.of_type("gap") if not gap.message.get("pending")]
+
+    def has(self, number: int) -> bool:
+        """Whether this number came; looks at the newest only, so ask while the traffic rests."""
+        return any(arrival.number == number for arrival in reversed(self.arrivals))
+
+
+class Client(Reader):
     """A WebSocket client on a bare socket, read by a thread of its own."""
 
     def __init__(self, url: str, path: str = "/ws") -> None:
@@ -142,9 +173,6 @@ class Client:
         assert parts.hostname is not None
         self.began = time.time()
         self.subscribed = 0.0
-        """When `subscribed` came."""
-        self.ended: float | None = None
-        """When the connection ended, if it did."""
         self.close_code: int | None = None
         self._raw: list[tuple[float, bytes]] = []
         self._parsed: list[Arrival] = []
@@ -183,26 +211,10 @@ class Client:
 
     @property
     def arrivals(self) -> list[Arrival]:
-        """Everything so far, `subscribed` first."""
         while len(self._parsed) < len(self._raw):
             at, text = self._raw[len(self._parsed)]
             self._parsed.append(Arrival(at, json.loads(text)))
         return self._parsed
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        return [arrival.message for arrival in self.arrivals]
-
-    def of_type(self, kind: str) -> list[Arrival]:
-        return [arrival for arrival in self.arrivals if arrival.message["type"] == kind]
-
-    @property
-    def final_gaps(self) -> list[Arrival]:
-        return [gap for gap in self.of_type("gap") if not gap.message.get("pending")]
-
-    def has(self, number: int) -> bool:
-        """Whether this number came; looks at the newest only, so ask while the traffic rests."""
-        return any(arrival.number == number for arrival in reversed(self.arrivals))
 
     def close(self) -> None:
         with suppress(OSError):
@@ -256,7 +268,7 @@ def clients(*urls: str) -> Iterator[list[Client]]:
             client.close()
 
 
-def view_of(name: str, client: Client, writer: Writer, *, complete: bool = True) -> View:
+def view_of(name: str, client: Reader, writer: Writer, *, complete: bool = True) -> View:
     """What the oracle judges. The writer must have stopped."""
     return View(
         name=name,
@@ -273,7 +285,7 @@ def all_committed(writer: Writer) -> list[Committed]:
     return [(writer.channel_of[number], number) for number in writer.committed]
 
 
-def first_after(client: Client, writer: Writer, moment: float) -> float:
+def first_after(client: Reader, writer: Writer, moment: float) -> float:
     """Seconds from this moment to the first arrival of something committed after it."""
     for arrival in client.arrivals:
         if arrival.at > moment and arrival.number is not None and writer.committed.get(arrival.number, 0) > moment:
@@ -281,14 +293,14 @@ def first_after(client: Client, writer: Writer, moment: float) -> float:
     raise AssertionError("nothing that was committed after the fault has arrived")
 
 
-def longest_stall(client: Client, since: float, until: float) -> float:
+def longest_stall(client: Reader, since: float, until: float) -> float:
     """The longest time without an event in this span."""
     arrived = [a.at for a in client.of_type("notification") if since <= a.at <= until]
     assert arrived, "nothing arrived in the span to be measured"
     return max(later - earlier for earlier, later in pairwise([since, *arrived, until]))
 
 
-def longest_delay(client: Client, writer: Writer, since: float, until: float) -> float:
+def longest_delay(client: Reader, writer: Writer, since: float, until: float) -> float:
     """The longest that an event committed in this span took from its commit to the client."""
     delays = [
         arrival.at - sent
