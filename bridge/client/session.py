@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from bridge.client.conversation import Accepted, Conversation, End, Heard
 from bridge.client.verdict import Lost, judge, text_of
@@ -119,6 +120,7 @@ class Session:
         return data or b""
 
     async def _receive(self) -> bytes:
+        await anyio.lowlevel.checkpoint_if_cancelled()  # asyncio never cancels a wait that is always over at once
         try:
             return await self._stream.receive()
         except anyio.EndOfStream:

@@ -3,6 +3,7 @@
 import json
 import string
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from urllib.parse import SplitResult, quote, unquote_plus, urlencode, urlsplit
 
 from bridge.errors import SettingsError
@@ -73,13 +74,10 @@ def _is_parameter(pair: str, *names: str) -> bool:
 
 
 def _split(url: str, name: str) -> SplitResult:
-    try:
+    with suppress(ValueError):
         parts = urlsplit(url)
-        usable = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
         (parts.hostname or "").encode("idna")
-    except ValueError:
-        usable = False
-    if not usable:
-        told = without_tokens(redacted(url))
-        raise SettingsError(f"{name}: {told!r} is not allowed; give a URL such as http://127.0.0.1:8000")
-    return parts
+        if parts.scheme in _SCHEMES and parts.hostname and parts.port != 0:
+            return parts
+    told = without_tokens(redacted(url))
+    raise SettingsError(f"{name}: {told!r} is not allowed; give a URL such as http://127.0.0.1:8000")

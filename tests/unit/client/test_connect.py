@@ -1,0 +1,330 @@
+"""`connect` as applications use it, over real sockets, on every event loop."""
+
+import asyncio
+import inspect
+import logging
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+from anyio.streams.tls import TLSListener
+from wsproto.events import CloseConnection
+
+from bridge.client import LinkState, connect
+from bridge.errors import SettingsError
+from bridge.stream import Notification, Subscribed
+from tests.support.loops import LOOPS, Loop, run_on
+from tests.support.redis import make_certificates
+from tests.support.scripted_bridge import Peer, ScriptedBridge, notification, on_socket, subscribed
+
+on_all_loops = pytest.mark.parametrize("loop", LOOPS)
+
+
+async def says_three(peer: Peer) -> None:
+    await peer.accept(subscribed(), notification(1), notification(2), notification(3))
+    await peer.hear_close()
+
+
+async def says_nothing(peer: Peer) -> None:
+    await peer.accept(subscribed())
+    await peer.hear_close()
+
+
+@on_all_loops
+def test_events_come_in_order_and_leaving_says_goodbye(loop: Loop) -> None:
+    async def main() -> None:
+        async with on_socket(says_three) as bridge:
+            states: list[LinkState] = []
+            where = {"match_id": 7, "live": True}
+            async with connect(
+                bridge.url, "a", "b c", where=where, after="1-0", token="t0p", on_state=states.append
+            ) as client:
+                events = [await client.__anext__() for _ in range(4)]
+                assert client.cursor == "1-3"
+                left = time.monotonic()
+            assert time.monotonic() - left < 0.5
+            assert isinstance(events[0], Subscribed)
+            assert [event.payload["n"] for event in events if isinstance(event, Notification)] == [1, 2, 3]
+            (peer,) = bridge.peers
+            assert peer.target == "/ws?channel=a&channel=b+c&where.match_id=7&where.live=true&after=1-0"
+            assert peer.headers["authorization"] == "Bearer t0p"
+            assert peer.headers["host"] == bridge.url.removeprefix("http://")
+            shown = f"ws{bridge.url.removeprefix('http')}/ws?channel=a&channel=b+c&where.match_id=7&where.live=true"
+            assert states == [LinkState("connecting", shown), LinkState("connected", shown)]
+            with pytest.raises(anyio.ClosedResourceError, match="context has been left"):
+                await client.__anext__()
+
+    run_on(loop, main)
+
+
+@on_all_loops
+def test_errors_of_the_body_are_raised_as_they_are(loop: Loop) -> None:
+    async def main() -> None:
+        async with on_socket(says_nothing, says_nothing) as bridge:
+            for error in (ZeroDivisionError("mine"), KeyboardInterrupt()):
+
+                async def fail(error: BaseException) -> None:
+                    async with connect(bridge.url) as client:
+                        await client.__anext__()
+                        raise error
+
+                with pytest.raises(type(error)) as raised:
+                    await fail(error)
+                assert raised.value is error
+
+    run_on(loop, main)
+
+
+@on_all_loops
+def test_leaving_while_the_bridge_does_not_answer_takes_a_bounded_time(loop: Loop) -> None:
+    async def deaf(peer: Peer) -> None:
+        await peer.accept(subscribed())
+        await peer.stay()
+
+    async def floods(peer: Peer) -> None:
+        await peer.accept(subscribed())
+        number = 0
+        while True:
+            number += 1
+            await peer.say(notification(number))
+
+    async def main() -> None:
+        async with on_socket(deaf, floods) as bridge:
+            for _ in range(2):
+                async with connect(bridge.url, buffer_bytes=1000) as client:
+                    await client.__anext__()
+                    left = time.monotonic()
+                assert 0.9 < time.monotonic() - left < 2
+
+    run_on(loop, main)
+
+
+@on_all_loops
+def test_cancelling_ends_everything(loop: Loop) -> None:
+    goodbyes: list[CloseConnection] = []
+
+    async def listens(peer: Peer) -> None:
+        await peer.accept(subscribed())
+        goodbyes.append(await peer.hear_close())
+
+    async def main() -> None:
+        async with on_socket(listens) as bridge:
+            with anyio.move_on_after(0.2) as scope:
+                async with connect(bridge.url) as client:
+                    async for _event in client:
+                        pass
+            assert scope.cancelled_caught
+            with anyio.fail_after(5):
+                while not goodbyes:  # noqa: ASYNC110, it is on its way
+                    await anyio.sleep(0.01)
+        assert goodbyes == [CloseConnection(code=1000, reason="")]
+
+    run_on(loop, main)
+
+
+@on_all_loops
+def test_cancelling_while_it_connects_or_waits(loop: Loop) -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.stay()
+
+    async def main() -> None:
+        async with on_socket(silent) as bridge:
+            for url in (bridge.url, "http://127.0.0.1:1"):
+                began = time.monotonic()
+                with anyio.move_on_after(0.2) as scope:
+                    async with connect(url, on_state=lambda _link: None) as client:
+                        await client.__anext__()
+                assert scope.cancelled_caught
+                assert time.monotonic() - began < 1
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_asyncios_own_timeouts_lose_no_event(loop: Loop) -> None:
+    async def slowly(peer: Peer) -> None:
+        await peer.accept(subscribed())
+        for number in range(1, 41):
+            await anyio.sleep(0.01)
+            await peer.say(notification(number))
+        await peer.hear_close()
+
+    async def main() -> None:
+        got: list[int] = []
+        async with on_socket(slowly) as bridge, connect(bridge.url) as client:
+            while len(got) < 40:
+                try:
+                    event = await asyncio.wait_for(client.__anext__(), 0.007)
+                except TimeoutError:
+                    continue
+                if isinstance(event, Notification):
+                    got.append(event.payload["n"])
+        assert got == list(range(1, 41))
+
+    run_on(loop, main)
+
+
+@on_all_loops
+def test_one_task_reads(loop: Loop) -> None:
+    async def main() -> None:
+        async with on_socket(says_nothing) as bridge, connect(bridge.url) as client:
+            await client.__anext__()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.__anext__)
+                await anyio.wait_all_tasks_blocked()
+                with pytest.raises(anyio.BusyResourceError, match="open one client for each task"):
+                    async for _event in client:
+                        pass
+                tasks.cancel_scope.cancel()
+
+    run_on(loop, main)
+
+
+@on_all_loops
+def test_a_task_that_waits_hears_that_the_context_was_left(loop: Loop) -> None:
+    heard: list[type[Exception]] = []
+
+    async def main() -> None:
+        async def wait() -> None:
+            try:
+                await client.__anext__()
+            except anyio.ClosedResourceError as error:
+                heard.append(type(error))
+
+        async with on_socket(says_nothing) as bridge, anyio.create_task_group() as tasks, connect(bridge.url) as client:
+            await client.__anext__()
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+
+    run_on(loop, main)
+    assert heard == [anyio.ClosedResourceError]
+
+
+@on_all_loops
+def test_a_slow_consumer_is_read_for_no_further_than_there_is_room(loop: Loop) -> None:
+    sent = 0
+
+    async def floods(peer: Peer) -> None:
+        nonlocal sent
+        await peer.accept(subscribed())
+        while True:
+            await peer.say(*(notification(number) for number in range(sent + 1, sent + 101)))
+            sent += 100
+
+    async def main() -> None:
+        async with on_socket(floods) as bridge, connect(bridge.url, buffer_bytes=100_000) as client:
+            await client.__anext__()
+            before = -1
+            while before != sent:
+                before = sent
+                await anyio.sleep(0.3)
+            assert sent < 500_000  # the kernel's buffers, in notifications of 60 bytes
+            numbers: list[int] = []
+            while len(numbers) < 10_000:
+                event = await client.__anext__()
+                assert isinstance(event, Notification)
+                numbers.append(event.payload["n"])
+            assert numbers == list(range(1, 10_001))
+
+    run_on(loop, main)
+
+
+@on_all_loops
+def test_without_a_callback_the_log_says_it(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
+    async def leaves(peer: Peer) -> None:
+        await peer.accept(subscribed())
+        await peer.close(1000)
+
+    async def main(url: str) -> None:
+        async with connect(url + "/ws?token=s3cret", "a", retry_seconds=0.02) as client:
+            await client.__anext__()
+            with anyio.move_on_after(0.3):
+                await client.__anext__()
+
+    async def with_bridge() -> ScriptedBridge:
+        async with on_socket(leaves) as bridge:
+            await main(bridge.url)
+            return bridge
+
+    caplog.set_level(logging.INFO, "bridge.client")
+    bridge = run_on(loop, with_bridge)
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "bridge.client"]
+    url = f"ws{bridge.url.removeprefix('http')}/ws?channel=a"
+    assert lines[0] == ("INFO", f"Connected to {url}")
+    assert lines[1][0] == "WARNING"
+    assert lines[1][1].startswith(f"Lost {url}: closed with 1000 NORMAL_CLOSURE. Trying again in 0.0")
+    assert not any("s3cret" in line for _, line in lines)
+    assert bridge.peers[0].target == "/ws?token=s3cret&channel=a"
+
+
+@on_all_loops
+def test_tls(loop: Loop, tmp_path: Path) -> None:
+    files = make_certificates(tmp_path)
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(files.certificate, files.key)
+    trusting = ssl.create_default_context(cafile=str(files.authority))
+
+    async def main() -> None:
+        states: list[LinkState] = []
+        plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        listener = TLSListener(plain, serving, standard_compatible=False, handshake_timeout=5)
+        async with listener, anyio.create_task_group() as tasks:
+            bridge = ScriptedBridge(tasks, [says_three])
+            tasks.start_soon(listener.serve, bridge.serve)
+            url = f"https://127.0.0.1:{plain.extra(anyio.abc.SocketAttribute.local_port)}"
+            with anyio.move_on_after(1):
+                async with connect(url, on_state=states.append) as client:
+                    await client.__anext__()
+            assert "certificate verify failed" in states[1].reason
+            async with connect(url, ssl_context=trusting) as client:
+                events = [await client.__anext__() for _ in range(4)]
+            assert isinstance(events[-1], Notification)
+            assert bridge.peers[-1].target == "/ws"
+            tasks.cancel_scope.cancel()
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"url": "localhost:8000"}, "url: 'localhost:8000' is not allowed"),
+        ({"where": {"a": [1]}}, "where: 'a' is compared with"),
+        ({"token": "a b"}, "token: it cannot be sent"),
+        ({"url": "http://h/ws?token=x", "token": "y"}, "token: the URL holds one already"),
+        ({"retry_seconds": 0}, "retry_seconds: 0 is not allowed"),
+        ({"buffer_bytes": -1}, "buffer_bytes: -1 is not allowed"),
+        ({"message_bytes": 0}, "message_bytes: 0 is not allowed"),
+    ],
+)
+def test_arguments_that_cannot_be_used(arguments: dict[str, Any], named: str) -> None:
+    async def main() -> None:
+        given = {"url": "http://127.0.0.1:1"} | arguments
+        with pytest.raises(SettingsError, match=named):
+            async with connect(given.pop("url"), **given):
+                pass
+
+    run_on("trio", main)
+
+
+def test_it_needs_little(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    program = "import sys, bridge.client; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    heavy = {"psycopg", "redis", "hiredis", "trio", "trio_websocket", "prometheus_client", "pydantic", "rich", "typer"}
+    assert heavy & set(loaded.split()) == set()
+    assert "bridge.hub" not in loaded
+
+
+def test_everything_public_is_described() -> None:
+    parameters = set(inspect.signature(connect).parameters)
+    assert connect.__doc__ is not None
+    assert all(f":param {name}:" in connect.__doc__ for name in parameters)
