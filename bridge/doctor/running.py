@@ -78,19 +78,25 @@ async def ask(place: Place) -> Answer:
         with anyio.fail_after(ASK_SECONDS):
             code, _ = await _get(place, "/ready")
             status_code, body = await _get(place, "/status")
-        status = msgspec.json.decode(body) if status_code == 200 else None
     except TimeoutError:
         return Answer(place, BridgeError(f"no answer within {ASK_SECONDS:g} s"))
-    except msgspec.DecodeError:
-        status = None
     except h11.RemoteProtocolError:
         return Answer(place, BridgeError("what answers is no bridge (if it wants TLS, the URL begins with https://)"))
     except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
         return Answer(place, BridgeError(_reason(error)))
+    status = _json(body) if status_code == 200 else None
     if not isinstance(status, dict) or "mode" not in status:
         said = " ".join(body.decode(errors="replace").split())[:200]
         return Answer(place, BridgeError(f"what answers is no bridge, or lets nobody ask: HTTP {status_code} {said}"))
     return Answer(place, None, code == 200, status)
+
+
+def _json(body: bytes) -> object:
+    """What the body says; None where it is no JSON."""
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None
 
 
 async def _get(place: Place, path: str) -> tuple[int, bytes]:

@@ -348,7 +348,8 @@ class LogSource:
         But not of a torn one: the marker of a session beside it may be what is missing, and then nobody can tell what
         that session has brought already. The gap that the session left behind stays one.
         """
-        if fresh and fresh[0].position.term == self._torn_term and self._delivery.unrelated(self._torn_term):
+        torn = self._torn_term
+        if torn is not None and fresh and fresh[0].position.term == torn and self._delivery.unrelated(torn):
             return
         self._delivery.offer(fresh, origin)
 

@@ -292,10 +292,10 @@ class RedisLog:
         identifier, fields = row
         try:
             name, line = fields
-            entry = read_entry(line)
+            entry = read_entry(line) if name == b"e" else None
         except ValueError:
             entry = None
-        if entry is None or name != b"e" or b"%d-%d" % entry.position != identifier:
+        if entry is None or b"%d-%d" % entry.position != identifier:
             self._warn(self._log_key)
             return None
         return entry

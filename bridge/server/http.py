@@ -112,7 +112,8 @@ class HttpConnection:
             self._started = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
             if self._head:  # it was refused: h11 makes the answer, and reads what follows
                 self._started.receive_data(self._head)
-                self._started.next_event(), self._started.next_event()
+                self._started.next_event()  # the request
+                self._started.next_event()  # and its end
                 self._head = b""
         return self._started
 

@@ -59,6 +59,7 @@ class Turns(Protocol):
 
     async def quota(self, most: int) -> int:
         """How many to accept now, from 0 to `most`; may wait a little."""
+        ...
 
 
 async def serve(
