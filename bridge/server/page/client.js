@@ -289,7 +289,7 @@ class Stream {
   #forget() {
     clearTimeout(this.#timer);
     this.#probe?.abort();
-    this.#dueAt = this.#goodSince = null;
+    this.#goodSince = null;
     const socket = this.#socket;
     this.#socket = null;
     socket?.close(1000);
@@ -448,7 +448,7 @@ function cursorOf({ type, cursor, position, id }) {
   return typeof at === "string" ? at : null;
 }
 
-/** A WebSocket does not tell why it was refused. The same request for a stream of events is told. */
+/** A WebSocket does not tell why it was refused. The same request for a stream of events is told; `limit` ends that. */
 async function refusal(socketUrl, token, limit) {
   const url = new URL(socketUrl);
   url.protocol = url.protocol.replace("ws", "http");
@@ -467,7 +467,6 @@ async function refusal(socketUrl, token, limit) {
     return { status: null, why: "the bridge cannot be reached", retrySeconds: null };
   } finally {
     clearTimeout(timer);
-    limit.abort();
   }
 }
 
@@ -479,7 +478,7 @@ async function farewell(response) {
   while (text.length < 64) {
     const { value, done } = await reader.read();
     if (done) return Number(/^retry: *(\d+)$/m.exec(text)?.[1]) / 1000 || null;
-    text += decoder.decode(value, { stream: true });
+    text += decoder.decode(value);
   }
   return null;
 }
