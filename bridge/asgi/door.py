@@ -111,8 +111,8 @@ class Door:
     def __init__(self, feed: EventFeed, authorize: Authorize | None, allowed_origins: Iterable[str] | None) -> None:
         self.feed = feed
         settings = feed.settings
-        if allowed_origins is not None:
-            settings = settings.model_copy(update={"allowed_origins": _checked_origins(allowed_origins)})
+        if (origins := checked_origins(allowed_origins)) is not None:
+            settings = settings.model_copy(update={"allowed_origins": origins})
         self.guard = Guard(settings, authenticates=settings.authenticates or authorize is not None)
         self._allowed = _by_settings(settings) if authorize is None else _by_application(authorize)
 
@@ -161,6 +161,19 @@ def as_request(connection: HTTPConnection) -> Request:
     return Request(connection.scope.get("method", "GET"), connection.scope["path"], connection.scope["headers"])
 
 
+def checked_origins(origins: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Origins as an operator may list them. Raises SettingsError."""
+    if origins is None:
+        return None
+    found = (origins,) if isinstance(origins, str) else tuple(origins)
+    for origin in found:
+        try:
+            OriginPattern.parse(origin)
+        except ValueError as error:
+            raise SettingsError(f"allowed_origins: {origin!r} is not allowed: {error}") from None
+    return found
+
+
 def _by_settings(settings: Settings) -> _Allowed:
     authenticator = Authenticator(settings)
     return lambda _, request, target: authenticator.grant(request, target)
@@ -206,13 +219,3 @@ def _is_ours(name: str) -> bool:
 
 def _values(value: Values) -> list[Scalar]:
     return [value] if value is None or isinstance(value, str | int | float) else list(value)
-
-
-def _checked_origins(origins: Iterable[str]) -> tuple[str, ...]:
-    found = (origins,) if isinstance(origins, str) else tuple(origins)
-    for origin in found:
-        try:
-            OriginPattern.parse(origin)
-        except ValueError as error:
-            raise SettingsError(f"allowed_origins: {origin!r} is not allowed: {error}") from None
-    return found

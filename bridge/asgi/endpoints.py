@@ -16,13 +16,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from bridge.asgi.door import Authorize, Door, FeedSource, Refused, Values, allow, as_request, feed_of
+from bridge.asgi.door import Authorize, Door, FeedSource, Refused, Values, allow, as_request, checked_origins, feed_of
 from bridge.asgi.draining import draining
 from bridge.asgi.sse import EventStream, refusal
 from bridge.asgi.websocket import converse, refuse
 from bridge.core.grants import Grant
 from bridge.inprocess import EventFeed, open_feed
 from bridge.server.http import Header
+
+_DoorOf = Callable[[HTTPConnection], Door]
 
 PATHS = ("", "/{channel}", "/match/{match_id}/stats")
 """Under ``/ws`` and ``/sse``."""
@@ -43,8 +45,8 @@ def routes(
     Pages of other origins than the request's own are let in where `allowed_origins` (`BRIDGE_ALLOWED_ORIGINS`) lists
     them; without any authentication pages of this machine and listed ones alone. Raises SettingsError.
     """
-    websocket = websocket_endpoint(feed, authorize=authorize, allowed_origins=allowed_origins)
-    stream = sse_endpoint(feed, authorize=authorize, allowed_origins=allowed_origins)
+    door_of = _doors(feed, authorize, allowed_origins)
+    websocket, stream = _websocket_endpoint(door_of), _sse_endpoint(door_of)
     found: list[BaseRoute] = []
     for end in PATHS:
         found.append(WebSocketRoute(f"{path}/ws{end}", websocket))
@@ -61,24 +63,14 @@ def websocket_endpoint(
     A path parameter ``channel`` is a channel, and any other one is a field: ``/ws/match/{match_id}`` is all events
     whose ``match_id`` is that.
     """
-    door_of = _doors(feed, authorize, allowed_origins)
-
-    async def serve(websocket: WebSocket) -> None:
-        await _serve_websocket(websocket, door_of(websocket))
-
-    return serve
+    return _websocket_endpoint(_doors(feed, authorize, allowed_origins))
 
 
 def sse_endpoint(
     feed: FeedSource = feed_of, *, authorize: Authorize | None = None, allowed_origins: Iterable[str] | None = None
 ) -> Callable[[Request], Awaitable[Response]]:
     """One endpoint for `add_route` (methods GET, and OPTIONS for pages of other origins); as `websocket_endpoint`."""
-    door_of = _doors(feed, authorize, allowed_origins)
-
-    async def serve(request: Request) -> Response:
-        return await _event_stream(request, door_of(request))
-
-    return serve
+    return _sse_endpoint(_doors(feed, authorize, allowed_origins))
 
 
 async def serve_websocket(
@@ -136,6 +128,20 @@ def lifespan(
     return run
 
 
+def _websocket_endpoint(door_of: _DoorOf) -> Callable[[WebSocket], Awaitable[None]]:
+    async def serve(websocket: WebSocket) -> None:
+        await _serve_websocket(websocket, door_of(websocket))
+
+    return serve
+
+
+def _sse_endpoint(door_of: _DoorOf) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(request: Request) -> Response:
+        return await _event_stream(request, door_of(request))
+
+    return serve
+
+
 async def _serve_websocket(websocket: WebSocket, door: Door, *, lenient: bool = False) -> None:
     try:
         visit = await door.judge(websocket, lenient=lenient)
@@ -174,11 +180,9 @@ async def _upgrade_required(_: Request) -> Response:
     return PlainTextResponse("this path speaks WebSocket\n", 426, headers)
 
 
-def _doors(
-    feed: FeedSource, authorize: Authorize | None, allowed_origins: Iterable[str] | None
-) -> Callable[[HTTPConnection], Door]:
+def _doors(feed: FeedSource, authorize: Authorize | None, allowed_origins: Iterable[str] | None) -> _DoorOf:
     """Gives each request the door of its feed; made at once where the feed is known, so that mistakes show early."""
-    origins = None if allowed_origins is None else tuple(allowed_origins)
+    origins = checked_origins(allowed_origins)
     if isinstance(feed, EventFeed):
         only = Door(feed, authorize, origins)
         return lambda _: only
