@@ -135,8 +135,10 @@ class Delivery:
 
     def passed(self, position: Position) -> None:
         """A position that holds nothing for clients, such as a session's marker."""
-        self._ledger.claim(position)
-        self._move_to(position)
+        if self._ledger.claim(
+            position
+        ):  # else it is read once more, perhaps after newer ones that it is not related to
+            self._move_to(position)
 
     def knows(self, position: Position) -> bool:
         """Whether this position was delivered, passed or given up."""

@@ -136,6 +136,10 @@ RUNS = {
         '[0.0,"big_burst",0,0.05,0],[0.01,"big_burst",0,0.05,0],[0.0,"block_postgres",1,0.8,0],'
         '[0.5,"slow_postgres",1,0.3,10]],false,1000,false]'
     ),
+    "what was read a second time after the log had lost its newest entries led back behind what had been delivered": (
+        '[0,[["listener",0],["worker",0]],[[0.0,"big_burst",0,0.05,0],[0.0,"big_burst",0,0.05,0],[0.5,"big_burst",0,0.05,0],'
+        '[0.5,"session_cut",0,0.05,0],[1.0,"forget_newest",0,0.05,10],[0.0,"block_postgres",0,1.5,0]],true,1000,false]'
+    ),
 }
 
 NO_FINAL_GAP = {

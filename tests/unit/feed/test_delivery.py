@@ -114,6 +114,17 @@ def test_without_a_log_a_break_is_final_at_once() -> None:
     assert sink.delivery.position == Position(OTHER, 0)
 
 
+def test_what_is_passed_again_does_not_lead_back() -> None:
+    sink = Sink()
+    sink.delivery.begin(Position(LOG, 5))
+    sink.delivery.passed(Position(LOG, 6))
+    sink.delivery.continue_with(Position(OTHER, 0), "postgres_session_lost", fillable=False)
+    sink.delivery.passed(Position(OTHER, 0))
+    sink.delivery.offer(run(OTHER, 1, 2))
+    sink.delivery.passed(Position(LOG, 6))
+    assert sink.delivery.position == Position(OTHER, 2)
+
+
 def test_older_than_something_delivered_is_late_also_when_nothing_else_is_open() -> None:
     sink = Sink()
     sink.delivery.begin(Position(LOG, 0))
