@@ -134,10 +134,11 @@ class Delivery:
         self._sink([event])
 
     def passed(self, position: Position) -> None:
-        """A position that holds nothing for clients, such as a session's marker."""
-        if self._ledger.claim(
-            position
-        ):  # else it is read once more, perhaps after newer ones that it is not related to
+        """A position that holds nothing for clients, such as a session's marker.
+
+        One that is read once more leads nowhere: delivery may stand at something newer that it is not related to.
+        """
+        if self._ledger.claim(position):
             self._move_to(position)
 
     def knows(self, position: Position) -> bool:
