@@ -1,6 +1,7 @@
 """The notifier on real servers and on every event loop, beside a listener that is a process of its own."""
 
 import ast
+import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.parametrize("loop", LOOPS)
 PREFIX = "notifier"
 DIGEST = Settings().digest
 WAIT_SECONDS = 20.0
+FIRST_NUMBERS = itertools.count(1_000_000)
+"""Each is sent once."""
 SNIPPET = """\
 from src.utils.redis_notifier import RedisNotifierService, init_redis_notifier
 
@@ -263,8 +266,8 @@ def test_from_subscribe_on_nothing_is_missed_until_the_loop_runs(loop: Loop, wor
     async def main() -> None:
         async with world.service() as service:
             ear.attach(service, "match_change", "scoreboard_change")
-            world.send(1)
-            await until(lambda: world.is_logged(1))
+            world.send(first := next(FIRST_NUMBERS))
+            await until(lambda: world.is_logged(first))
             await service.subscribe("match_change", "gameclock_change")
             world.send(2, 3)
             world.send(4, channel="scoreboard_change")
