@@ -1,0 +1,164 @@
+"""The client in Node, by `ws`, at real bridges that are killed, drained, full, too slow for it, and want new tokens:
+every event comes once."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.fleet import LISTENER, WORKER, Fleet, Servers, running_fleet
+from tests.support.fleet import servers as servers
+from tests.support.javascript import following
+from tests.support.process import bridge as running_bridge
+from tests.support.process import wait_until
+from tests.support.redis import free_port
+from tests.support.tokens import SECRET, token
+from tests.support.traffic import Writer
+
+PER_SECOND = 200.0
+
+
+@contextmanager
+def worker_and_writer(servers: Servers, prefix: str, **settings: str) -> Iterator[tuple[Fleet, str, Writer]]:
+    """A listener, a worker that is always found at this URL, and somebody who writes."""
+    with running_fleet(servers, prefix) as fleet:
+        port = free_port()
+        fleet.add("listener", LISTENER)
+        fleet.add("worker", WORKER, BRIDGE_PORT=str(port), **settings)
+        fleet.wait()
+        writer = Writer(fleet.postgres.url(), PER_SECOND).start()
+        try:
+            yield fleet, f"http://127.0.0.1:{port}", writer
+        finally:
+            writer.stop()
+
+
+def flow(writer: Writer, more: int = 100) -> int:
+    """Let so many more be written; the newest."""
+    goal = writer.last + more
+    wait_until(lambda: writer.last >= goal, lambda: "nothing is written")
+    return writer.last
+
+
+@pytest.mark.parametrize("loop", [True, False], ids=["loop", "callbacks"])
+def test_a_bridge_that_is_killed_and_drained_and_comes_back(servers: Servers, node_modules: Path, loop: bool) -> None:
+    with (
+        worker_and_writer(servers, f"kill{loop}") as (fleet, url, writer),
+        following(node_modules, url, loop=loop) as follower,
+    ):
+        follower.until_listening()
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+            follower.until_has(flow(writer))
+            fleet.processes["worker"].end(number)
+            flow(writer)
+            fleet.whole_again()
+        follower.until_has(flow(writer))
+        follower.judge(writer)
+        reasons = [change["why"] for change in follower.changes if change["state"] == "waiting"]
+        assert any(why.startswith("closed with 1001 retry=") for why in reasons)
+        assert any(why.startswith("closed with 1006") for why in reasons)
+        assert "the bridge cannot be reached" in reasons
+
+
+def test_a_program_that_was_stopped_and_lost_its_place(servers: Servers, node_modules: Path) -> None:
+    with (
+        worker_and_writer(servers, "slow", BRIDGE_CLIENT_BUFFER_BYTES="65536") as (fleet, url, writer),
+        following(node_modules, url, loop=True) as follower,
+    ):
+        follower.until_listening()
+        follower.until_has(flow(writer))
+        os.kill(follower.process.pid, signal.SIGSTOP)
+        try:
+            noise = 'format(\'{"n": -%s, "pad": "%s"}\', i, repeat(\'x\', 7000))'
+            fill = f"SELECT pg_notify('gameclock_change', {noise}) FROM generate_series(1, 2000) AS i"
+            wait_until(
+                lambda: fleet.postgres.execute(fill) and fleet.processes["worker"].status()["slow_disconnects"],
+                lambda: "nobody is too slow",
+            )
+        finally:
+            os.kill(follower.process.pid, signal.SIGCONT)
+        follower.until_has(flow(writer))
+        writer.stop()
+        follower.until_has(writer.last)
+        assert any("closed with 4008" in change.get("why", "") for change in follower.changes)
+        numbers = [number for number in follower.numbers if number > 0]
+        assert numbers == [number for number in writer.committed if number >= numbers[0]]
+        assert follower.of_type("gap") == []
+
+
+def test_a_loop_that_is_slower_than_the_events(servers: Servers, node_modules: Path) -> None:
+    options = {"loop": True, "delayMilliseconds": 8, "bufferCharacters": 4000}
+    with (
+        worker_and_writer(servers, "loop") as (_, url, writer),
+        following(node_modules, url, **options) as follower,
+    ):
+        follower.until_listening()
+        follower.until(lambda: follower.states.count("paused") >= 3)
+        follower.judge(writer)
+        assert "waiting" not in follower.states
+
+
+def test_tokens_that_expire(servers: Servers, node_modules: Path) -> None:
+    with (
+        worker_and_writer(servers, "token", BRIDGE_JWT_KEY=SECRET) as (_, url, writer),
+        following(node_modules, url, loop=True, tokens={"key": SECRET, "seconds": 2}) as follower,
+    ):
+        follower.until_listening()
+        follower.until(lambda: follower.states.count("listening") >= 3)
+        follower.judge(writer)
+        assert {change.get("why") for change in follower.changes} == {None, "closed with 4001 the token has expired"}
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a bridge that wants tokens and has room for one client."""
+    settings = {"BRIDGE_JWT_KEY": SECRET, "BRIDGE_MAX_CLIENTS": "1"}
+    settings["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("home"))
+    with running_bridge(settings, "serve", "--port", "0") as bridge:
+        bridge.wait_until_ready()
+        yield bridge.url
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "status", "why"),
+    [
+        ("", {}, 401, "a token is needed"),
+        ("", {"token": "nonsense"}, 401, "the token is no signed JWT"),
+        ("", {"tokens": {"key": "another key of 32 bytes or more..", "seconds": 60}}, 401, "signature"),
+        ("", {"tokens": {"key": SECRET, "seconds": 60}, "channels": ["nothing"]}, 400, "unknown channel 'nothing'"),
+        ("", {"token": token({"channels": ["match_change"]}), "channels": ["clock_change", "match_change"]}, 400, ""),
+        ("", {"token": token({"channels": ["match_change"]}), "channels": "playclock_change"}, 403, "playclock_change"),
+        ("/ws/a/b/c", {}, 404, "nothing at this path"),
+    ],
+)
+def test_refusals_say_why_and_are_final(
+    strict: str, node_modules: Path, path: str, options: dict[str, object], status: int, why: str
+) -> None:
+    with following(node_modules, strict + path, loop=True, **options) as follower:
+        follower.until(lambda: "closed" in follower.states)
+        error = follower.changes[-1]["error"]
+        assert (error["status"], error["code"]) == (status, None)
+        assert error["message"].startswith(f"refused with {status}: ")
+        assert why in error["message"]
+        follower.until(lambda: "thrown" in follower.lines[-1])
+        assert follower.process.wait(10) == 0
+
+
+def test_a_full_bridge_says_when_to_come_back(strict: str, node_modules: Path) -> None:
+    tokens = {"key": SECRET, "seconds": 600}
+    with following(node_modules, strict, tokens=tokens) as first:
+        first.until_listening()
+        with following(node_modules, strict, tokens=tokens) as second:
+            second.until(lambda: "waiting" in second.states)
+            told = second.changes[-1]
+            assert told["why"] == "the connection was not accepted"
+            assert 1 <= told["waitSeconds"] <= 5.5
+            assert told["waitSeconds"] > 1 or told["waitSeconds"] % 1 < 0.5
+            first.process.kill()
+            before = time.monotonic()
+            second.until_listening()
+            assert time.monotonic() - before < 15
