@@ -12,17 +12,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bridge.asgi import MatchDataWebSocketManager as MatchDataWebSocketManager  # needs an extra: not in __all__
+    from bridge.core.events import GapReason
     from bridge.errors import BridgeError, LinkLost, RedisLost, SettingsError
     from bridge.inprocess import EventFeed, Subscription, open_feed
     from bridge.notifier import RedisNotifierService, init_redis_notifier
-    from bridge.stream import Event, Filled, Gap, ModeChange, Notification, Subscribed
+    from bridge.stream import Event, Filled, Gap, Mode, ModeChange, Notification, Subscribed
 else:
     _HOMES = {
         "bridge.asgi": ("MatchDataWebSocketManager",),
+        "bridge.core.events": ("GapReason",),
         "bridge.errors": ("BridgeError", "LinkLost", "RedisLost", "SettingsError"),
         "bridge.inprocess": ("EventFeed", "Subscription", "open_feed"),
         "bridge.notifier": ("RedisNotifierService", "init_redis_notifier"),
-        "bridge.stream": ("Event", "Filled", "Gap", "ModeChange", "Notification", "Subscribed"),
+        "bridge.stream": ("Event", "Filled", "Gap", "Mode", "ModeChange", "Notification", "Subscribed"),
     }
     _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -30,7 +32,8 @@ else:
         """Public names come when they are asked for: the command line, and a program of one kind, need few of them."""
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_HOME[name]), name)
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
+        return value
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *_HOME})
@@ -42,7 +45,9 @@ __all__ = [
     "EventFeed",
     "Filled",
     "Gap",
+    "GapReason",
     "LinkLost",
+    "Mode",
     "ModeChange",
     "Notification",
     "RedisLost",

@@ -47,7 +47,7 @@ async def init_redis_notifier(
     channels: Iterable[str] | None = None,
     **settings: object,
 ) -> "RedisNotifierService":
-    """A service that is connected to Redis. Arguments and errors are those of `RedisNotifierService` and `connect`."""
+    """A service that is connected to Redis, made with these arguments. Raises SettingsError, RedisLost."""
     service = RedisNotifierService(redis_url, db_url=db_url, channels=channels, **settings)
     await service.connect()
     return service
@@ -67,7 +67,7 @@ class RedisNotifierService:
     (``python -m bridge listen``). While Redis is away a LISTEN session of this process takes over, where a database is
     named (`db_url`, DATABASE_URL or DB_HOST); else it comes when Redis is back. What was lost all the same is said by a
     gap (`register_gap_callback`). What applications `publish` is outside of that guarantee: whoever does not hear it at
-    that moment never will.
+    that moment never will. Nothing comes before a listener, or PostgreSQL itself, has been heard.
 
     What is not given comes from the environment or a `.env` file, as for the command line; any other setting can be
     given by its name (``redis_prefix="x"``). `channels` are all that the listeners have: they name the log. Raises
@@ -121,8 +121,9 @@ class RedisNotifierService:
     async def close(self) -> None:
         """End `listen_loop`, and return when it has ended; close the connection. Harmless if it is closed.
 
-        A callback that runs may finish, for `CLOSE_SECONDS`; then it is cancelled. Called from inside of a callback it
-        does not wait: the loop ends after that callback. Whoever is cancelled here has told the loop to end.
+        A callback that runs may finish, for `CLOSE_SECONDS`; then it is cancelled. Called by a callback, or a task that
+        one has started, it does not wait: the loop ends after that callback. Whoever is cancelled here has told the
+        loop to end.
         """
         self._closed = True
         loop = self._loop

@@ -22,9 +22,11 @@ class Subscribed(msgspec.Struct, frozen=True):
 
     channels: tuple[str, ...]
     where: dict[str, Any]
+    """Fields of the payload, each with the value or the list of values that it must have."""
     sub: str | None = None
     """The subscription's name; None is the one that the stream began with."""
     cursor: str | None = None
+    """Where the stream begins; None where it begins with what comes next, and nobody knows yet after what."""
 
 
 class Notification(msgspec.Struct, frozen=True):
@@ -64,6 +66,7 @@ class Gap(msgspec.Struct, frozen=True):
     reason: GapReason
     pending: bool = False
     cursor: str | None = None
+    """Where to go on after this gap; the open ones are in it."""
 
 
 class Filled(msgspec.Struct, frozen=True):
@@ -82,6 +85,7 @@ class ModeChange(msgspec.Struct, frozen=True):
 
 
 Event = Subscribed | Notification | Gap | Filled | ModeChange
+"""Whatever an iteration gives: a `match` statement over these classes is complete."""
 
 
 class Standing(msgspec.Struct, frozen=True):

@@ -75,7 +75,8 @@ class MatchDataWebSocketManager:
         """Begin to follow the events, in a task that this manager owns; asyncio only. Nothing is done if it runs.
 
         Waits for a source for `STARTUP_SECONDS` at most. Where both servers are away, the application starts
-        nevertheless: clients are taken, and hear from when a source is there. Raises SettingsError.
+        nevertheless: clients are taken, and hear from when a source is there. Raises SettingsError, and BridgeError on
+        trio.
         """
         if trio.lowlevel.in_trio_run():
             raise BridgeError("startup() runs on asyncio only: on trio, use the manager as a context manager")

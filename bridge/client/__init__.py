@@ -8,6 +8,7 @@ Nothing of the bridge's own machinery is imported: this needs anyio, wsproto and
 """
 
 from bridge.client.client import Client, connect
-from bridge.client.follow import LinkState
+from bridge.client.follow import LinkState, OnState
+from bridge.client.token import Token
 
-__all__ = ["Client", "LinkState", "connect"]
+__all__ = ["Client", "LinkState", "OnState", "Token", "connect"]

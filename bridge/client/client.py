@@ -21,7 +21,8 @@ MESSAGE_BYTES: Final = 1 << 24
 class Client:
     """The events of a bridge, to be read by one task: ``async for event in client``.
 
-    They are `bridge.stream.Subscribed` (once, at the beginning), `Notification`, `Gap` and `Filled`, each once.
+    They are `Subscribed` (once, at the beginning), `Notification`, `Gap` and `Filled` (`bridge.stream`), each once.
+    Made by `connect`.
     """
 
     def __init__(self, buffer: Buffer[Event]) -> None:

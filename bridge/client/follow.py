@@ -49,6 +49,7 @@ class LinkState(msgspec.Struct, frozen=True):
 
 
 OnState = Callable[[LinkState], object]
+"""Is told what the client does about its connection; what it raises ends the stream."""
 Read = Callable[[str], tuple[T | None, str | None]]
 """What the consumer is to get of a message, and where the stream stands after it; None: nothing. What it raises ends
 the stream."""

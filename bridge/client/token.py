@@ -14,6 +14,7 @@ TOKEN_SECONDS: Final = 30.0
 """How long the user's function may take."""
 
 Token = str | Callable[[], str | Awaitable[str]]
+"""A token, or a function, sync or async, that makes one whenever one is needed."""
 
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 

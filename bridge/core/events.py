@@ -25,6 +25,9 @@ MAX_DEPTH = 128
 GapReason = Literal[
     "failover", "postgres_session_lost", "history_trimmed", "unknown_position", "slow_client", "channels_changed"
 ]
+"""Why something may be missing: Redis was lost and nobody has heard what came meanwhile; no LISTEN session was open;
+the history, or this bridge, does not reach back to where the reader was; the reader was too slow; the bridge was given
+other channels."""
 
 _raw = msgspec.json.Decoder(msgspec.Raw)
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])

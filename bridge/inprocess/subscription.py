@@ -62,7 +62,10 @@ class Subscription:
         return self
 
     async def __anext__(self) -> stream.Event:
-        """The next event. Cancelling loses nothing: who was cancelled has taken nothing."""
+        """The next event. Cancelling loses nothing: who was cancelled has taken nothing.
+
+        Raises anyio.BusyResourceError where another task is waiting for one already.
+        """
         if self._reading:
             raise anyio.BusyResourceError("reading from this subscription: another task iterates over it; make its own")
         self._reading = True
