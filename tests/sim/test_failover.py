@@ -52,13 +52,21 @@ def runs(part: float) -> settings:
 
 
 def expect_nothing_broken(plan: Plan, loop: Loop) -> Result:
-    result = simulate(plan, loop)
+    try:
+        result = simulate(plan, loop)
+    except BaseException as error:
+        error.add_note(replaying(plan, loop))
+        raise
     expect_none(result.violations, plan, loop)
     return result
 
 
 def expect_none(unwanted: list[str], plan: Plan, loop: Loop) -> None:
-    assert not unwanted, "\n".join([f"python -m tests.sim.replay {loop} '{plan.text()}'", *unwanted])
+    assert not unwanted, "\n".join([replaying(plan, loop), *unwanted])
+
+
+def replaying(plan: Plan, loop: Loop) -> str:
+    return f"python -m tests.sim.replay {loop} '{plan.text()}'"
 
 
 @on_both_loops
