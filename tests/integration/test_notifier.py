@@ -360,3 +360,30 @@ def test_redis_killed_and_started_again(loop: Loop, world: World, with_database:
     assert ear.gaps == []
     if not with_database:
         assert ear.numbers == list(writer.committed)
+
+
+def test_redis_that_goes_between_subscribe_and_the_loop(loop: Loop, world: World) -> None:
+    """What only the log has heard comes late, when Redis is back."""
+    ear, first = Ear(), next(FIRST_NUMBERS)
+
+    async def main() -> None:
+        async with world.service() as service:
+            ear.attach(service, "match_change")
+            await service.subscribe()
+            world.send(1, 2, first)
+            await until(lambda: world.is_logged(first))
+            await in_thread(world.redis.kill)
+            async with looping(service):
+                try:
+                    await until(lambda: service.mode == "direct")
+                    world.send(4)
+                    await until(lambda: ear.numbers == [4])
+                finally:
+                    await in_thread(world.redis.start)
+                await listening(service)
+                world.send(5)
+                await until(lambda: len(ear.numbers) == 5)
+
+    run_on(loop, main)
+    assert ear.numbers == [4, 1, 2, first, 5]
+    assert ear.gaps == []
