@@ -9,7 +9,7 @@ from bridge.client.buffer import Buffer
 from bridge.client.follow import Follower, OnState, running
 from bridge.client.reading import Unbroken
 from bridge.client.token import Token
-from bridge.client.url import conditions, holds_token, resumed, websocket_url
+from bridge.client.url import conditions, resumed, tokens, websocket_url
 from bridge.core.backoff import Backoff
 from bridge.errors import SettingsError
 from bridge.stream import Event
@@ -103,7 +103,7 @@ async def connect(
         if not value > 0:
             raise SettingsError(f"{name}: {value!r} is not allowed; give a number above 0")
     target = websocket_url(url, channels, conditions(where or {}))
-    if token is not None and holds_token(target):
+    if token is not None and tokens(target):
         raise SettingsError("token: the URL holds one already; give one")
     after = after or None
     if after is not None:

@@ -22,7 +22,7 @@ import msgspec
 from bridge.client.buffer import Buffer
 from bridge.client.session import OpenStream, open_stream, session
 from bridge.client.token import Bearer, Token
-from bridge.client.url import resumed, shown
+from bridge.client.url import resumed, shown, tokens
 from bridge.client.verdict import Lost
 from bridge.core.backoff import Backoff
 
@@ -104,11 +104,13 @@ class Follower(Generic[T]):
         began: float | None = None
         try:
             url = resumed(self._url, self.buffer.received) if self.buffer.received else self._url
+            headers = await self._bearer.headers()
             opening = session(
                 url,
-                await self._bearer.headers(),
+                headers,
                 context=self._tls(),
                 message_bytes=self._message_bytes,
+                secrets=tokens(url) | self._bearer.secrets,
                 open_stream=self._open_stream,
             )
             async with opening as opened:

@@ -5,7 +5,7 @@ happens at the same time.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, Protocol
 from urllib.parse import SplitResult, urlsplit
@@ -53,9 +53,10 @@ async def open_stream(url: SplitResult, context: ssl.SSLContext | None) -> anyio
 class Session:
     """A connection after its handshake."""
 
-    def __init__(self, stream: anyio.abc.ByteStream, conversation: Conversation) -> None:
+    def __init__(self, stream: anyio.abc.ByteStream, conversation: Conversation, secrets: Collection[str]) -> None:
         self._stream = stream
         self._conversation = conversation
+        self._secrets = secrets
         self._heard: list[Heard] = []
 
     async def shake_hands(self, url: SplitResult, headers: list[tuple[bytes, bytes]]) -> None:
@@ -68,14 +69,14 @@ class Session:
                 self._heard = self._conversation.feed(await self._receive())
         first = self._heard.pop(0)
         if not isinstance(first, Accepted):
-            raise _verdict(first)
+            raise self._verdict(first)
 
     async def listen(self, hear: Callable[[str], None], room: Room) -> None:
         """Give each message to `hear`, and read on while there is room. Always raises: Lost or BridgeError."""
         while True:
             for heard in self._heard:
                 if not isinstance(heard, str):
-                    raise _verdict(heard)
+                    raise self._verdict(heard)
                 hear(heard)
             self._heard = []
             with _limited(SEND_SECONDS):
@@ -137,9 +138,8 @@ class Session:
         except (anyio.BrokenResourceError, OSError) as error:
             raise Lost(text_of(error)) from error
 
-
-def _verdict(heard: Heard) -> Exception:
-    return judge(heard) if isinstance(heard, End) else Lost("an unexpected handshake")
+    def _verdict(self, heard: Heard) -> Exception:
+        return judge(heard, self._secrets) if isinstance(heard, End) else Lost("an unexpected handshake")
 
 
 @contextmanager
@@ -158,15 +158,16 @@ async def session(
     *,
     context: ssl.SSLContext | None,
     message_bytes: int,
+    secrets: Collection[str] = (),
     open_stream: OpenStream = open_stream,
 ) -> AsyncIterator[Session]:
-    """A connection for the body, closed at its end. Raises Lost and BridgeError."""
+    """A connection for the body, closed at its end. Raises Lost and BridgeError, whose texts hold no secret."""
     parts = urlsplit(url)
     stream: anyio.abc.ByteStream | None = None
     try:
         with _limited(CONNECT_SECONDS):
             stream = await _opened(open_stream, parts, context)
-            made = Session(stream, Conversation(message_bytes))
+            made = Session(stream, Conversation(message_bytes), secrets)
         await made.shake_hands(parts, headers)
         is_lost = False
         try:

@@ -33,6 +33,11 @@ class Bearer:
         """Whether another token can be had, now that this one was refused: once in a row."""
         return self._make is not None and not self._has_renewed
 
+    @property
+    def secrets(self) -> set[str]:
+        """What nobody is to see."""
+        return {self._token} if self._token is not None else set()
+
     def renew(self) -> None:
         """Forget the token: it was refused."""
         self._token, self._has_renewed = None, True

@@ -64,9 +64,10 @@ def shown(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(kept)).geturl()
 
 
-def holds_token(url: str) -> bool:
-    """Whether a token is given in the URL."""
-    return any(_is_parameter(pair, "token") for pair in urlsplit(url).query.split("&"))
+def tokens(url: str) -> set[str]:
+    """The tokens that are given in the URL, as they are written and as they are meant."""
+    found = [pair.partition("=")[2] for pair in urlsplit(url).query.split("&") if _is_parameter(pair, "token")]
+    return {form for token in found if token for form in (token, unquote_plus(token))}
 
 
 def _is_parameter(pair: str, *names: str) -> bool:
@@ -76,7 +77,7 @@ def _is_parameter(pair: str, *names: str) -> bool:
 def _split(url: str, name: str) -> SplitResult:
     with suppress(ValueError):
         parts = urlsplit(url)
-        (parts.hostname or "").encode("idna")
+        parts.netloc.rpartition("@")[2].encode("idna")  # as it is sent
         if parts.scheme in _SCHEMES and parts.hostname and parts.port != 0:
             return parts
     told = without_tokens(redacted(url))

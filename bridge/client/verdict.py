@@ -11,6 +11,7 @@
 """
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -43,13 +44,13 @@ class Lost(Exception):
         """Only with another token is it worth another attempt; without one, this is to be raised."""
 
 
-def judge(end: End) -> Lost | BridgeError:
-    """What to raise for this end."""
+def judge(end: End, secrets: Collection[str] = ()) -> Lost | BridgeError:
+    """What to raise for this end. Its text holds none of the secrets, also where the peer has said them back."""
     match end:
         case Rejected():
-            return _judge_answer(end)
+            return _judge_answer(end, secrets)
         case Closed(code=code):
-            problem = f"closed with {_printable(str(end))}"
+            problem = f"closed with {_printable(str(end), secrets)}"
             if code == TOKEN_EXPIRED:
                 advice = "give as `token` a function that returns a fresh one, to go on"
                 return Lost(problem, without_token=BridgeError(f"The bridge has {problem}; {advice}"))
@@ -59,7 +60,7 @@ def judge(end: End) -> Lost | BridgeError:
         case Broken(code=code) if code == TOO_LARGE:
             return BridgeError(f"The bridge has sent {end.problem}; give a larger `message_bytes`")
         case Broken():
-            return Lost(_printable(end.problem))
+            return Lost(_printable(end.problem, secrets))
 
 
 def text_of(error: BaseException) -> str:
@@ -72,9 +73,9 @@ def text_of(error: BaseException) -> str:
     return _printable(": ".join(filter(None, parts)) or type(error).__name__)
 
 
-def _judge_answer(answer: Rejected) -> Lost | BridgeError:
+def _judge_answer(answer: Rejected, secrets: Collection[str]) -> Lost | BridgeError:
     status = answer.status
-    said = f"HTTP {status}: {_message_of(answer.body)}"
+    said = f"HTTP {status}: {_printable(_message_of(answer.body), secrets) or 'no reason given'}"
     if status == 401:
         return Lost(said, without_token=BridgeError(f"The bridge refused with {said}"))
     if status in (400, 404):
@@ -91,7 +92,7 @@ def _believed(hint: re.Match[str] | None) -> float | None:
 
 
 def _message_of(body: bytes) -> str:
-    """What an HTTP refusal says, on one line: the `message` or `error` of its JSON, else its text."""
+    """What an HTTP refusal says: the `message` or `error` of its JSON, else its text."""
     text = body.decode(errors="replace")
     try:
         said = msgspec.json.decode(body)
@@ -99,10 +100,12 @@ def _message_of(body: bytes) -> str:
         said = None
     if isinstance(said, dict):
         text = str(said.get("message") or said.get("error") or text)
-    return _printable(text) or "no reason given"
+    return text
 
 
-def _printable(text: str) -> str:
+def _printable(text: str, secrets: Collection[str] = ()) -> str:
     """On one line, not too long, and nothing in it that a terminal would obey or that only the user may know."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
     line = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
     return without_tokens(line)[:_LONGEST_TEXT]

@@ -287,6 +287,17 @@ async def test_what_the_users_functions_raise_comes_to_the_consumer(autojump_clo
                 await here.client.__anext__()
 
 
+async def test_a_token_that_is_said_back_is_not_shown(autojump_clock: MockClock) -> None:
+    handlers = [refusing(503, b"busy, t0p and inTheUrl"), closing(1011, "t0p"), refusing(403, b"not for t0p")]
+    async with in_memory(*handlers) as bridge:
+        bridge.url += "?token=inTheUrl"
+        async with following(bridge, token="t0p") as here:
+            with pytest.raises(BridgeError, match=r"HTTP 403: not for \*\*\*"):
+                await here.client.__anext__()
+            reasons = [wait.reason for wait in here.waits]
+            assert reasons == ["HTTP 503: busy, *** and ***", "closed with 1011 ***"]
+
+
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nX: y", "ü"])
 async def test_a_token_that_cannot_be_sent_is_refused(token: str, autojump_clock: MockClock) -> None:
     async with in_memory(saying(subscribed())) as bridge:
