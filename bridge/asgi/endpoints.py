@@ -1,7 +1,7 @@
 """An application's endpoints, of the same protocol as the bridge's own: all at once, one, or inside of its own.
 
     app = FastAPI(lifespan=lifespan(use_redis=True), routes=routes())     all, under /ws and /sse
-    app.add_websocket_route("/live/{match_id}", websocket_endpoint())     one, at a path of one's own
+    WebSocketRoute("/live/{match_id}", websocket_endpoint())              one, at a path of one's own
     await serve_websocket(websocket, feed, where={"match_id": 7})         inside of one's own, after its checks
 
 What they have in common: who may come in (`bridge.asgi.door`), and what is sent to whom (the feed's hub).
@@ -58,7 +58,7 @@ def routes(
 def websocket_endpoint(
     feed: FeedSource = feed_of, *, authorize: Authorize | None = None, allowed_origins: Iterable[str] | None = None
 ) -> Callable[[WebSocket], Awaitable[None]]:
-    """One endpoint for `add_websocket_route`; arguments as for `routes`.
+    """One endpoint, for Starlette's `WebSocketRoute`; arguments as for `routes`.
 
     A path parameter ``channel`` is a channel, and any other one is a field: ``/ws/match/{match_id}`` is all events
     whose ``match_id`` is that.
@@ -69,7 +69,10 @@ def websocket_endpoint(
 def sse_endpoint(
     feed: FeedSource = feed_of, *, authorize: Authorize | None = None, allowed_origins: Iterable[str] | None = None
 ) -> Callable[[Request], Awaitable[Response]]:
-    """One endpoint for `add_route` (methods GET, and OPTIONS for pages of other origins); as `websocket_endpoint`."""
+    """One endpoint, for Starlette's `Route`; arguments and parameters of the path as for `websocket_endpoint`.
+
+    Its methods are GET, and OPTIONS for pages of other origins.
+    """
     return _sse_endpoint(_doors(feed, authorize, allowed_origins))
 
 

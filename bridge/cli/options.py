@@ -29,7 +29,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     added = [
         inspect.Parameter(field, keyword, default=None, annotation=_option(field)) for field in Settings.model_fields
     ]
-    wrapped.__signature__ = inspect.Signature([*(each.replace(kind=keyword) for each in own), *added])  # type: ignore[attr-defined]
+    signature = inspect.Signature([*(each.replace(kind=keyword) for each in own), *added])
+    # what `inspect.signature` looks for, and types do not know of
+    wrapped.__signature__ = signature  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
     wrapped.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
     del wrapped.__wrapped__
     return wrapped
