@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import trio
@@ -33,7 +34,7 @@ def draining(feed: EventFeed) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             before[number] = signal.getsignal(number)
-            signal.signal(number, _chained(lambda: soon(desk.drain), before[number]))
+            signal.signal(number, _chained(partial(soon, desk.drain), before[number]))
     try:
         yield
     finally:

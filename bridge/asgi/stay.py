@@ -3,12 +3,14 @@
 Sending is limited in time: a peer that does not read holds it up for ever, while the inbox fills, and ends.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
+import trio
 
 from bridge.asgi.desk import desk_of
 from bridge.asgi.door import Visit
@@ -34,6 +36,8 @@ class Stay:
         self._desk = desk_of(visit.feed)
         self._sending = anyio.CancelScope()
         self._end_at = math.inf
+        self._clock = trio.current_time if trio.lowlevel.in_trio_run() else asyncio.get_running_loop().time
+        """That of deadlines. An inbox may be ended by what is no task, where anyio does not know the event loop."""
         self.inbox = self._desk.enter(visit.feed, protocol)
         self.inbox.on_ended = self._hurry
 
@@ -49,7 +53,7 @@ class Stay:
         inbox, sending = self.inbox, self._sending
         with sending:
             while (data := await inbox.take()) is not None:
-                sending.deadline = min(self._end_at, anyio.current_time() + PEER_SECONDS)
+                sending.deadline = min(self._end_at, self._clock() + PEER_SECONDS)
                 await send(data)
                 sending.deadline = self._end_at
         if sending.cancelled_caught:
@@ -77,5 +81,5 @@ class Stay:
         self._desk.leave(self.inbox)
 
     def _hurry(self) -> None:
-        self._end_at = anyio.current_time() + CLOSE_SECONDS
+        self._end_at = self._clock() + CLOSE_SECONDS
         self._sending.deadline = self._end_at
