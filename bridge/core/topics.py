@@ -37,7 +37,7 @@ class Subscription:
     where: Where = ()
     """Empty means every event of the channels."""
 
-    def matches(self, event: Event, fields: Mapping[str, str] | None = None) -> bool:
+    def matches(self, event: Event | Published, fields: Mapping[str, str] | None = None) -> bool:
         """Whether the event is wanted. `fields` are those of its payload, where the caller knows them already."""
         if event.channel not in self.channels:
             return False

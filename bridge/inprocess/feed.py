@@ -1,6 +1,6 @@
 """`open_feed`: everything that a process needs to follow the bridge by itself, owned by one task group."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
@@ -8,10 +8,11 @@ import anyio
 import anyio.abc
 
 from bridge.core.cursor import Cursor
+from bridge.core.events import Published
 from bridge.core.wire import GOING_AWAY
 from bridge.errors import SettingsError
 from bridge.feed.build import build_feed
-from bridge.feed.delivery import Delivery
+from bridge.feed.delivery import Delivery, Item
 from bridge.feed.source import FeedState
 from bridge.hub import Buffers, Hub, Inbox
 from bridge.hub.encoding import Protocol
@@ -72,7 +73,7 @@ class EventFeed:
         self.settings = settings
         self.metrics = Metrics()
         """As the command line's, in a registry of their own."""
-        self._delivery = Delivery(lambda items: self.hub.deliver(items), self.metrics)
+        self._delivery = Delivery(self._deliver, self.metrics)
         self.hub = Hub(
             settings.channels,
             Buffers(settings.client_buffer_bytes, settings.buffers_total_bytes),
@@ -168,6 +169,13 @@ class EventFeed:
         subscription = Subscription(self.hub, wanted, after, new_inbox, self._feed.state.value)
         self._subscriptions.add(subscription)
         return subscription
+
+    def _deliver(self, items: Sequence[Item]) -> None:
+        self.hub.deliver(items)
+        for item in items:
+            if isinstance(item, Published):
+                for subscription in self._subscriptions:
+                    subscription.publish(item)
 
     def _changed(self, state: FeedState) -> None:
         for subscription in self._subscriptions:

@@ -14,6 +14,7 @@ import msgspec
 
 from bridge import stream
 from bridge.core import topics
+from bridge.core.events import Published
 from bridge.core.wire import GOING_AWAY
 from bridge.feed.source import FeedState
 from bridge.hub import Hub, Inbox
@@ -29,10 +30,10 @@ EVENTS_A_TURN = 32
 class Subscription:
     """An asynchronous iterator of events, for one task at a time.
 
-    It begins with `Subscribed`, once a source feeds this process. At most `buffer_bytes` (and one batch of at most 256
-    KiB more) wait here for a consumer that is slow, and the newest `BRIDGE_HISTORY_ENTRIES` events in the history that
-    all consumers share; one that falls behind further is told so by a `Gap` (``history_trimmed``). No consumer ever
-    holds up another one.
+    It begins with `Subscribed`, once a source feeds this process; only what applications publish may come before. At
+    most `buffer_bytes` (and one batch of at most 256 KiB more) wait here for a consumer that is slow, and the newest
+    `BRIDGE_HISTORY_ENTRIES` events in the history that all consumers share; one that falls behind further is told so by
+    a `Gap` (``history_trimmed``). No consumer ever holds up another one.
 
     Made by `EventFeed.subscribe`. The iteration ends when the subscription or the feed is closed.
     """
@@ -85,6 +86,12 @@ class Subscription:
         """The feed came into this state."""
         self._state = state
         self._say_mode()
+
+    def publish(self, event: Published) -> None:
+        """An application has said this. The hub tells those who were greeted; that does not wait for any source."""
+        member = self._hub.members.find(self._inbox)
+        if member is not None and not member.heard and self._wanted.matches(event):
+            self._inbox.put(event.data + b"\n")
 
     async def _next(self) -> stream.Event:
         self._turn = (self._turn + 1) % EVENTS_A_TURN

@@ -199,6 +199,22 @@ def test_everybody_sees_what_is_published(loop: Loop, world: World) -> None:
     assert called == [("match_change", payload) for payload in payloads]
 
 
+def test_what_is_published_reaches_callbacks_by_redis_alone(loop: Loop, world: World) -> None:
+    called: list[tuple[str, Any]] = []
+
+    async def main() -> None:
+        async with world.service(with_database=False, redis_prefix="nobody-listens") as service, looping(service):
+            service.register_callback("match_change", lambda *said: called.append(said))
+            with anyio.fail_after(WAIT_SECONDS):
+                while not await service.publish("match_change", 1):  # noqa: ASYNC110 - until the loop hears
+                    await anyio.sleep(0.05)
+            await until(lambda: called)
+            assert service.mode == "none"
+
+    run_on(loop, main)
+    assert called == [("match_change", 1)]
+
+
 def test_many_tasks_publish_and_some_are_cancelled(loop: Loop, world: World) -> None:
     """What is cancelled may come or not; nothing else suffers, and every answer is that of its own command."""
     chance, ear, sent = random.Random(1), Ear(), list[int]()

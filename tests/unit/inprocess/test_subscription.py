@@ -190,6 +190,23 @@ def test_changes_of_mode_come_once_and_also_after_a_pause() -> None:
     run_on("asyncio", main)
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_applications_publish_needs_no_live_source(loop: Loop) -> None:
+    async def main() -> None:
+        process = Process()
+        subscription = process.subscribe()
+        subscription.publish(events.published("c", b"1"))
+        subscription.publish(events.published("d", b"2"))
+        process.go_live()
+        subscription.publish(events.published("c", b"3"))  # the hub does that now
+        process.delivery.publish(events.published("c", b"4"))
+        got = await at_hand(process, subscription)
+        assert [event.payload for event in got if isinstance(event, Notification)] == [1, 4]
+        assert [type(event) for event in got] == [Notification, Subscribed, Notification]
+
+    run_on(loop, main)
+
+
 def test_only_one_task_reads_and_who_is_cancelled_has_taken_nothing() -> None:
     async def main() -> None:
         process = Process()
