@@ -238,12 +238,13 @@ class Process:
 
     @property
     def reachable(self) -> bool:
-        """Whether a client may come."""
-        return self._hub is not None and self._tasks is not None and not self.freezer.paused
+        """Whether a client may come: not to one that is paused, or has been told to end."""
+        is_there = self._hub is not None and self._tasks is not None
+        return is_there and not (self.freezer.paused or self._scope.cancel_called)
 
     def connect(self, see: See, channels: frozenset[str], after: str | None, *, slowly: bool = False) -> Reader | None:
         """A client comes, to go on after a cursor."""
-        if self._hub is None or self._tasks is None or self.freezer.paused:
+        if self._hub is None or self._tasks is None or not self.reachable:
             return None
         wanted = topics.Subscription(channels)
         if self.world.readers == "sockets":
