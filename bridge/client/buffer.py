@@ -67,10 +67,10 @@ class Buffer(Generic[T]):
             self._taker.set()
 
     def close(self) -> None:
-        """Nobody is to take anything any more."""
+        """Nobody is to take anything any more: who tries gets anyio.EndOfStream."""
         self._items.clear()
         self._held_bytes = 0
-        self._end = anyio.ClosedResourceError("The client was closed: its context has been left")
+        self._end = anyio.EndOfStream()
         if self._taker is not None:
             self._taker.set()
 

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+import anyio
+
 from bridge.client.buffer import Buffer
 from bridge.client.follow import Follower, OnState, running
 from bridge.client.reading import Unbroken
@@ -43,10 +45,13 @@ class Client:
         """The next event; waits for it through any number of connections.
 
         Raises what ended the stream, every time: SettingsError and BridgeError where the bridge refuses, or what
-        `token` or `on_state` raised. Raises anyio.BusyResourceError where another task waits for an event already, and
-        anyio.ClosedResourceError once the context has been left. Cancelling loses no event.
+        `token` or `on_state` raised. Raises anyio.BusyResourceError where another task waits for an event already.
+        Cancelling loses no event.
         """
-        return await self._buffer.take()
+        try:
+            return await self._buffer.take()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
 
 
 @asynccontextmanager
