@@ -45,8 +45,8 @@ class Client:
         """The next event; waits for it through any number of connections.
 
         Raises what ended the stream, every time: SettingsError and BridgeError where the bridge refuses, or what
-        `token` or `on_state` raised. Raises anyio.BusyResourceError where another task waits for an event already.
-        Cancelling loses no event.
+        `token` or `on_state` raised. Raises anyio.BusyResourceError where another task waits for an event already, and
+        StopAsyncIteration once the context has been left. Cancelling loses no event.
         """
         try:
             return await self._buffer.take()
