@@ -1,0 +1,200 @@
+"""`MatchDataWebSocketManager` on real servers, used as its predecessor was, on every event loop."""
+
+import ast
+import itertools
+import textwrap
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+from fastapi import FastAPI, WebSocket
+
+from bridge import BridgeError, MatchDataWebSocketManager, SettingsError
+from bridge.asgi import manager as managing
+from tests.support import postgres as pg
+from tests.support import redis as rd
+from tests.support.asgi import socket
+from tests.support.fleet import LISTENER, LISTENING, Fleet, Servers, running_fleet
+from tests.support.fleet import postgres as postgres
+from tests.support.fleet import redis as redis
+from tests.support.fleet import servers as servers
+from tests.support.loops import LOOPS, Loop, run_on
+
+numbers = itertools.count(1)
+ASYNCIO: tuple[Loop, ...] = ("asyncio", "uvloop")
+
+SNIPPETS = {
+    "direct": "manager = MatchDataWebSocketManager(db_url=pg_url, use_redis=False)",
+    "redis": """
+        manager = MatchDataWebSocketManager(
+            db_url=pg_url,
+            use_redis=True,
+            redis_url="redis://localhost:6379"
+        )
+        """,
+}
+"""As users of the predecessor have them, after the import: only the ports are those of the tests."""
+
+
+@pytest.fixture(scope="module")
+def fleet(servers: Servers) -> Iterator[Fleet]:
+    with running_fleet(servers, "pg_notify") as fleet:
+        fleet.add("listener", LISTENER)
+        fleet.wait()
+        yield fleet
+
+
+def made(mode: str, postgres: pg.PostgresServer, redis: rd.RedisServer) -> MatchDataWebSocketManager:
+    """What a snippet makes."""
+    snippet = textwrap.dedent(SNIPPETS[mode]).replace("localhost:6379", f"127.0.0.1:{redis.port}")
+    names: dict[str, Any] = {"pg_url": postgres.url()}
+    exec(compile(ast.parse(f"from bridge import MatchDataWebSocketManager\n{snippet}"), "snippet", "exec"), names)
+    manager = names["manager"]
+    assert isinstance(manager, MatchDataWebSocketManager)
+    return manager
+
+
+def application(manager: MatchDataWebSocketManager) -> FastAPI:
+    app = FastAPI(routes=manager.routes(path="/all"))
+
+    @app.websocket("/ws/match/{match_id}/stats")
+    async def stats(websocket: WebSocket, match_id: int) -> None:
+        await manager.handle(websocket, match_id)
+
+    return app
+
+
+async def use(manager: MatchDataWebSocketManager, mode: str, postgres: pg.PostgresServer) -> None:
+    """Serve clients with a manager that runs."""
+    assert (manager.is_connected, manager.mode) == (True, mode)
+    app = application(manager)
+    async with socket(app, "/ws/match/7/stats") as client, socket(app, "/all/ws/match_change") as other:
+        assert (await client.heard(1))[0]["where"] == {"match_id": "7"}
+        await other.heard(1)
+        first, second = next(numbers), next(numbers)
+        for number, match_id in ((first, 8), (second, 7)):
+            payload = f'{{"n":{number},"match_id":{match_id}}}'
+            await anyio.to_thread.run_sync(postgres.execute, "SELECT pg_notify('match_change', %s)", payload)
+        await other.until(lambda: second in other.numbers)
+        await client.until(lambda: second in client.numbers)
+        assert other.numbers[-2:] == [first, second]  # before them, what was on its way when they subscribed
+        assert first not in client.numbers
+
+
+async def sessions(postgres: pg.PostgresServer) -> list[str]:
+    return [name for name, _ in await anyio.to_thread.run_sync(postgres.execute, LISTENING)]
+
+
+@pytest.mark.parametrize("loop", ASYNCIO)
+@pytest.mark.parametrize("mode", SNIPPETS)
+def test_startup_and_shutdown(
+    loop: Loop, mode: str, fleet: Fleet, postgres: pg.PostgresServer, redis: rd.RedisServer
+) -> None:
+    async def main() -> None:
+        manager = made(mode, postgres, redis)
+        assert not manager.is_connected
+        for _ in range(2):  # it can be started again
+            await manager.startup()
+            await manager.startup()
+            await use(manager, mode, postgres)
+            assert (await sessions(postgres)).count("bridge fallback") == (mode == "direct")
+            async with socket(application(manager), "/ws/match/7/stats") as client:
+                await client.heard(1)
+                await manager.shutdown()
+                await client.ended()
+                assert client.close_code == 1001
+            await manager.shutdown()
+            assert (manager.is_connected, manager.mode) == (False, "none")
+            with anyio.fail_after(5):
+                while "bridge fallback" in await sessions(postgres):  # noqa: ASYNC110 (another process's view)
+                    await anyio.sleep(0.02)
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("mode", SNIPPETS)
+def test_as_a_context_manager(
+    loop: Loop, mode: str, fleet: Fleet, postgres: pg.PostgresServer, redis: rd.RedisServer
+) -> None:
+    async def main() -> None:
+        async with made(mode, postgres, redis) as manager:
+            await use(manager, mode, postgres)
+            with pytest.raises(BridgeError, match="runs already"):
+                await manager.__aenter__()
+        assert not manager.is_connected
+
+    run_on(loop, main)
+
+
+def test_startup_does_not_wait_for_ever_and_clients_hear_later(
+    postgres: pg.PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managing, "STARTUP_SECONDS", 0.2)
+    postgres.stop()
+
+    async def main() -> None:
+        manager = MatchDataWebSocketManager(db_url=postgres.url(), retry_seconds=0.2)
+        began = time.monotonic()
+        await manager.startup()
+        try:
+            assert time.monotonic() - began < 2.0
+            assert not manager.is_connected
+            async with socket(application(manager), "/ws/match/7/stats") as client:
+                await client.until(lambda: client.accepted)
+                await anyio.to_thread.run_sync(postgres.start)
+                assert (await client.heard(1))[0]["type"] == "subscribed"
+            assert manager.is_connected
+        finally:
+            await manager.shutdown()
+
+    try:
+        run_on("asyncio", main)
+    finally:
+        postgres.stop()
+        postgres.start()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_is_wrong_is_said(loop: Loop) -> None:
+    bad = MatchDataWebSocketManager(db_url="postgresql://here:0/db")
+
+    async def main() -> None:
+        with pytest.raises(BridgeError, match=r"call startup\(\) first"):
+            _ = bad.feed
+        with pytest.raises(SettingsError, match="db_url"):
+            async with bad:
+                pass
+        if loop == "trio":
+            with pytest.raises(BridgeError, match="on trio, use the manager as a context manager"):
+                await bad.startup()
+        else:
+            with pytest.raises(SettingsError, match="db_url"):
+                await bad.startup()
+        await bad.shutdown()
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", ASYNCIO)
+def test_a_startup_that_is_cancelled_leaves_nothing(loop: Loop) -> None:
+    async def main() -> None:
+        manager = MatchDataWebSocketManager(db_url="postgresql://postgres@127.0.0.1:1/db")
+        with anyio.move_on_after(0.1) as scope:
+            await manager.startup()
+        assert scope.cancelled_caught
+        assert not manager.is_connected
+        with pytest.raises(BridgeError):
+            _ = manager.feed
+
+    run_on(loop, main)
+
+
+async def test_a_request_to_a_manager_that_was_not_started_says_what_is_missing() -> None:
+    manager = MatchDataWebSocketManager(db_url="postgresql://here/db")
+    with pytest.raises(ExceptionGroup) as caught:
+        async with socket(application(manager), "/all/ws") as client:
+            await client.ended()
+    assert caught.group_contains(BridgeError, match=r"call startup\(\) first")
