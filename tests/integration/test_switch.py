@@ -3,10 +3,12 @@
 import contextlib
 from functools import partial
 
-import trio
+import anyio
+import anyio.to_thread
 
 from bridge.core.events import Event
 from tests.integration.test_relay import appending, cut, expect, notify, numbers
+from tests.support.loops import on_loops
 from tests.support.stack import Reader, Stack, running_reader, running_relay
 
 LISTENING = "SELECT application_name FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' ORDER BY 1"
@@ -14,9 +16,9 @@ LISTENING = "SELECT application_name FROM pg_stat_activity WHERE query LIKE 'LIS
 
 async def sessions(stack: Stack, expected: list[str]) -> None:
     """Wait until just these sessions listen."""
-    with trio.fail_after(10):
-        while [row[0] for row in await trio.to_thread.run_sync(stack.postgres.execute, LISTENING)] != expected:  # noqa: ASYNC110
-            await trio.sleep(0.02)
+    with anyio.fail_after(10):
+        while [row[0] for row in await anyio.to_thread.run_sync(stack.postgres.execute, LISTENING)] != expected:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
 
 
 def late(events: list[Event]) -> list[int]:
@@ -32,6 +34,7 @@ async def complete(reader: Reader, count: int) -> None:
     assert reader.gaps == []
 
 
+@on_loops("asyncio", "trio")
 async def test_redis_killed_and_back_with_a_worker_of_its_own(stack: Stack) -> None:
     settings = stack.settings()
     async with running_relay(settings), running_reader(settings) as reader:
@@ -39,13 +42,13 @@ async def test_redis_killed_and_back_with_a_worker_of_its_own(stack: Stack) -> N
             first = 30 * turn
             await notify(stack, first, 10)
             await complete(reader, first + 10)
-            await trio.to_thread.run_sync(stack.redis.kill)
+            await anyio.to_thread.run_sync(stack.redis.kill)
             await reader.mode("direct")
             await notify(stack, first + 10, 10)
             await complete(reader, first + 20)
             assert len(reader.pending) == turn + 1
             await sessions(stack, ["bridge fallback", "bridge listener"])
-            await trio.to_thread.run_sync(stack.redis.start)
+            await anyio.to_thread.run_sync(stack.redis.start)
             await reader.mode("redis")
             await sessions(stack, ["bridge listener"])
             await notify(stack, first + 20, 10)
@@ -54,6 +57,7 @@ async def test_redis_killed_and_back_with_a_worker_of_its_own(stack: Stack) -> N
         assert len({event.position.term for event in reader.events if not event.late}) == 1 + 3
 
 
+@on_loops("asyncio", "trio")
 async def test_redis_killed_and_back_with_an_own_listener_is_no_gap_at_all(stack: Stack) -> None:
     settings = stack.settings()
     async with running_relay(settings) as relay, running_reader(settings, relay) as reader:
@@ -61,11 +65,11 @@ async def test_redis_killed_and_back_with_an_own_listener_is_no_gap_at_all(stack
             first = 30 * turn
             await notify(stack, first, 10)
             await expect(reader, first + 10)
-            await trio.to_thread.run_sync(stack.redis.kill)
+            await anyio.to_thread.run_sync(stack.redis.kill)
             await notify(stack, first + 10, 10)
             await expect(reader, first + 20)
             await sessions(stack, ["bridge listener"])
-            await trio.to_thread.run_sync(stack.redis.start)
+            await anyio.to_thread.run_sync(stack.redis.start)
             await reader.mode("redis")
             await notify(stack, first + 20, 10)
             await expect(reader, first + 30)
@@ -73,6 +77,7 @@ async def test_redis_killed_and_back_with_an_own_listener_is_no_gap_at_all(stack
         assert reader.filled == []
 
 
+@on_loops("asyncio", "trio")
 async def test_what_came_while_nobody_heard_comes_late(stack: Stack) -> None:
     """Redis is cut from the worker alone; what was sent before its own session listens is in the log."""
     settings = stack.settings(redis_timeout_seconds=3)  # so long the worker hears nothing
@@ -89,14 +94,15 @@ async def test_what_came_while_nobody_heard_comes_late(stack: Stack) -> None:
         assert len(reader.pending) == len(reader.filled) == 1
 
 
+@on_loops("asyncio", "trio")
 async def test_a_worker_that_starts_without_redis_begins_directly(stack: Stack) -> None:
     settings = stack.settings()
-    await trio.to_thread.run_sync(stack.redis.kill)
+    await anyio.to_thread.run_sync(stack.redis.kill)
     async with contextlib.AsyncExitStack() as exits:
         reader = await exits.enter_async_context(running_reader(settings))
         await notify(stack, 0, 10)
         await complete(reader, 10)
-        await trio.to_thread.run_sync(stack.redis.start)
+        await anyio.to_thread.run_sync(stack.redis.start)
         await exits.enter_async_context(running_relay(settings))
         await reader.mode("redis")
         await sessions(stack, ["bridge listener"])
@@ -105,6 +111,7 @@ async def test_a_worker_that_starts_without_redis_begins_directly(stack: Stack) 
         assert reader.pending == []
 
 
+@on_loops("asyncio", "trio")
 async def test_without_any_listener_the_worker_listens_itself(stack: Stack) -> None:
     settings = stack.settings(heartbeat_timeout_seconds=1.0)
     async with running_reader(settings) as reader:
@@ -125,6 +132,7 @@ async def test_without_any_listener_the_worker_listens_itself(stack: Stack) -> N
         assert len(reader.pending) == 2, "the end of the second listener may still be filled"
 
 
+@on_loops("asyncio", "trio")
 async def test_a_listener_that_loses_its_session_with_a_standby_is_no_gap(stack: Stack) -> None:
     settings = stack.settings()
     async with running_relay(settings) as one, running_relay(settings) as other, running_reader(settings) as reader:
@@ -136,6 +144,7 @@ async def test_a_listener_that_loses_its_session_with_a_standby_is_no_gap(stack:
             await expect(reader, 20 * turn + 20)
 
 
+@on_loops("asyncio", "trio")
 async def test_redis_that_takes_no_writes_is_left_until_it_does(stack: Stack) -> None:
     settings = stack.settings(heartbeat_timeout_seconds=1.0)
     async with running_relay(settings) as relay, running_reader(settings) as reader:
@@ -153,6 +162,7 @@ async def test_redis_that_takes_no_writes_is_left_until_it_does(stack: Stack) ->
         assert late(reader.events) == list(range(10, 20))
 
 
+@on_loops("asyncio", "trio")
 async def test_sessions_terminated_everywhere_are_one_final_gap(stack: Stack) -> None:
     settings = stack.settings()
     terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%'"
@@ -160,8 +170,8 @@ async def test_sessions_terminated_everywhere_are_one_final_gap(stack: Stack) ->
         await notify(stack, 0, 10)
         await complete(reader, 10)
         before = relay.listener.session.value
-        await trio.to_thread.run_sync(partial(stack.postgres.execute, terminate))
-        with trio.fail_after(10):
+        await anyio.to_thread.run_sync(partial(stack.postgres.execute, terminate))
+        with anyio.fail_after(10):
             await relay.listener.session.wait_for(lambda now: now is not None and now is not before)
         await notify(stack, 10, 10)
         await reader.until(lambda: len(reader.events) >= 20)
@@ -169,6 +179,7 @@ async def test_sessions_terminated_everywhere_are_one_final_gap(stack: Stack) ->
         assert [gap.reason for gap in reader.gaps] == ["postgres_session_lost"]
 
 
+@on_loops("asyncio", "trio")
 async def test_two_sets_of_channels_side_by_side(stack: Stack) -> None:
     """As in a rolling change of the channels: two logs, and nobody is in the other's way."""
     old = stack.settings(channels=("a", "b"))
@@ -194,22 +205,23 @@ async def test_two_sets_of_channels_side_by_side(stack: Stack) -> None:
             assert stack.redis.command("EXISTS", f"{old.redis_prefix}:{settings.digest}:log") == 1
 
 
+@on_loops("asyncio", "trio")
 async def test_a_backlog_that_is_full_while_redis_is_away_stays_within_its_bound(stack: Stack) -> None:
     settings = stack.settings(backlog_bytes=65_536)
     async with running_relay(settings) as relay, running_reader(settings) as reader:
         await notify(stack, 0, 10)
         await complete(reader, 10)
-        await trio.to_thread.run_sync(stack.redis.kill)
+        await anyio.to_thread.run_sync(stack.redis.kill)
         await reader.mode("direct")
-        with trio.fail_after(10):
+        with anyio.fail_after(10):
             await relay.listener.draining.wait_for(lambda draining: not draining)
         session = await relay.listener.opened()
         await notify(stack, 10, 2_000)
-        with trio.fail_after(10):
+        with anyio.fail_after(10):
             await relay.listener.session.wait_for(lambda now: now is not None and now is not session)
         assert relay.tape.backlog_bytes <= settings.backlog_bytes
         await complete(reader, 2_010)
-        await trio.to_thread.run_sync(stack.redis.start)
+        await anyio.to_thread.run_sync(stack.redis.start)
         await reader.mode("redis")
         await notify(stack, 2_010, 10)
         await complete(reader, 2_020)

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import pytest
-import trio
+from anyio.abc import TaskGroup
 
 from bridge.core.events import Event, Filled, Gap
 from bridge.feed.build import build_feed
@@ -68,7 +69,7 @@ class Reader:
 
     items: list[Item] = field(default_factory=list)
     feed: Feed | None = None
-    _news: trio.Event = field(default_factory=trio.Event)
+    _news: anyio.Event = field(default_factory=anyio.Event)
 
     def sink(self, items: Sequence[Item]) -> None:
         self.items += [item for item in items if not _lies_before_the_beginning(item)]
@@ -93,19 +94,19 @@ class Reader:
 
     async def mode(self, mode: Mode) -> None:
         assert self.feed is not None
-        with trio.fail_after(WAIT_SECONDS):
+        with anyio.fail_after(WAIT_SECONDS):
             await self.feed.state.wait_for(lambda state: state.mode == mode)
 
     async def until(self, predicate: Callable[[], object]) -> None:
         """Wait until the predicate holds, looking again whenever something arrives."""
-        with trio.fail_after(WAIT_SECONDS):
+        with anyio.fail_after(WAIT_SECONDS):
             while not predicate():
-                self._news = trio.Event()
+                self._news = anyio.Event()
                 await self._news.wait()
 
     async def live(self) -> None:
         assert self.feed is not None
-        with trio.fail_after(WAIT_SECONDS):
+        with anyio.fail_after(WAIT_SECONDS):
             await self.feed.state.wait_for(lambda state: state.mode != "none")
 
 
@@ -114,17 +115,17 @@ def _lies_before_the_beginning(item: Item) -> bool:
     return isinstance(item, Gap) and item.before is not None and item.after == item.before.beginning
 
 
-async def start_relay(nursery: trio.Nursery, settings: Settings) -> tuple[Relay, trio.CancelScope]:
+async def start_relay(tasks: TaskGroup, settings: Settings) -> tuple[Relay, anyio.CancelScope]:
     """A relay that listens, and keeps up with the log if there is one; and the scope that ends it."""
     relay = Relay(settings, RealLinks(settings), Metrics(), with_redis=settings.use_redis_notifier)
-    scope = trio.CancelScope()
+    scope = anyio.CancelScope()
 
     async def run() -> None:
         with scope:
             await relay.run()
 
-    nursery.start_soon(run)
-    with trio.fail_after(WAIT_SECONDS):
+    tasks.start_soon(run)
+    with anyio.fail_after(WAIT_SECONDS):
         await relay.listener.opened()
         if relay.publisher is not None:
             await relay.publisher.caught_up.wait_for(bool)
@@ -134,8 +135,8 @@ async def start_relay(nursery: trio.Nursery, settings: Settings) -> tuple[Relay,
 @asynccontextmanager
 async def running_relay(settings: Settings) -> AsyncIterator[Relay]:
     """A relay for the body, cancelled at the end."""
-    async with trio.open_nursery() as nursery:
-        relay, scope = await start_relay(nursery, settings)
+    async with anyio.create_task_group() as tasks:
+        relay, scope = await start_relay(tasks, settings)
         yield relay
         scope.cancel()
 
@@ -150,8 +151,8 @@ async def running_reader(settings: Settings, relay: Relay | None = None) -> Asyn
 
     local = (relay.listener, relay.tape) if relay else None
     reader.feed = build_feed(settings, RealLinks(settings), local, delivery, ignore, Metrics())
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader.feed.run)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reader.feed.run)
         await reader.live()
         yield reader
-        nursery.cancel_scope.cancel()
+        tasks.cancel_scope.cancel()
