@@ -38,9 +38,9 @@ def on_loops(*loops: Loop) -> Callable[[Callable[..., Awaitable[None]]], Callabl
 
         signature = inspect.signature(test)
         on = inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY)
-        made: Any = run
-        made.__signature__ = signature.replace(parameters=[*signature.parameters.values(), on])
-        del made.__wrapped__  # pytest-trio would take that for the test
-        return pytest.mark.parametrize("loop", loops)(run)
+        run.__dict__["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), on])
+        del run.__dict__["__wrapped__"]  # pytest-trio would take that for the test
+        parametrized: Callable[..., None] = pytest.mark.parametrize("loop", loops)(run)
+        return parametrized
 
     return decorate
