@@ -59,7 +59,7 @@ SECTIONS = (
             "draining",
             "MatchDataWebSocketManager",
         ),
-        "With the extra `asgi`: `pip install 'notify-bridge[asgi]'`. `MatchDataWebSocketManager` is in `bridge` too.",
+        "Needs an extra: `pip install 'notify-bridge[asgi]'`. `MatchDataWebSocketManager` is in `bridge` too.",
     ),
     Section("Publish, and callbacks", "bridge", ("init_redis_notifier", "RedisNotifierService")),
     Section(
@@ -120,13 +120,13 @@ def reference() -> str:
     writer = _Writer(package, names)
     parts = ["## Reference\n", _contents(found, names)]
     for section, objects in found:
-        parts.append(f"## {section.title}\n\n`from {section.module} import …`. {section.intro}".rstrip() + "\n")
+        parts.append(f"## {section.title}\n\nIn `{section.module}`. {section.intro}".rstrip() + "\n")
         parts += [writer.entry(one) for one in objects]
     return "\n".join(parts)
 
 
 def _contents(found: list[tuple[Section, list[griffe.Object]]], names: Names) -> str:
-    lines = ["| | |", "|---|---|"]
+    lines = ["| name | what it is |", "|---|---|"]
     for section, objects in found:
         lines.append(f"| {names.link(f'[{section.title}]', f'**{section.title}**')} | `{section.module}` |")
         for one in objects:
