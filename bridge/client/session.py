@@ -86,13 +86,12 @@ class Session:
             self._heard = self._conversation.feed(await self._more())
 
     async def say_goodbye(self, *, is_lost: bool) -> None:
-        """Close with 1000, and read on until the bridge has answered, unless the connection is lost already.
+        """Close with 1000, and read on until the bridge has answered; not so where the connection is lost already.
 
         Takes at most `CLOSE_SECONDS`, in a cancelled task too.
         """
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-            if not is_lost:
-                self._conversation.close()
+            self._conversation.close()
             try:
                 await self._flush()
                 while not (is_lost or self._conversation.ended):

@@ -167,6 +167,38 @@ def test_asyncios_own_timeouts_lose_no_event(loop: Loop) -> None:
     run_on(loop, main)
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_asyncios_own_cancellation_ends_everything(loop: Loop) -> None:
+    goodbyes: list[CloseConnection] = []
+
+    async def listens(peer: Peer) -> None:
+        await peer.accept(subscribed())
+        goodbyes.append(await peer.hear_close())
+
+    async def follow(url: str) -> None:
+        async with connect(url) as client:
+            async for _event in client:
+                pass
+
+    async def main() -> None:
+        async with on_socket(listens, listens) as bridge:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(follow(bridge.url), 0.2)
+            task = asyncio.create_task(follow(bridge.url))
+            while len(bridge.peers) < 2:  # noqa: ASYNC110, it is on its way
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not [left for left in asyncio.all_tasks() if left.get_name().startswith("bridge.client")]
+            with anyio.fail_after(5):
+                while len(goodbyes) < 2:  # noqa: ASYNC110, it is on its way
+                    await anyio.sleep(0.01)
+
+    run_on(loop, main)
+    assert [goodbye.code for goodbye in goodbyes] == [1000, 1000]
+
+
 @on_all_loops
 def test_one_task_reads(loop: Loop) -> None:
     async def main() -> None:
