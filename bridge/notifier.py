@@ -24,6 +24,7 @@ from bridge.errors import SettingsError
 from bridge.inprocess import EventFeed, Subscription, open_feed
 from bridge.inprocess.options import read_settings
 from bridge.links.shared_log import SharedLog
+from bridge.settings import Settings
 from bridge.stream import Event, Gap, Mode, Notification
 
 log = logging.getLogger("bridge")
@@ -83,7 +84,8 @@ class RedisNotifierService:
         **settings: object,
     ) -> None:
         channels = None if channels is None else tuple(channels)
-        self.settings = read_settings(db_url, True, redis_url, channels, settings)
+        self.settings: Settings = read_settings(db_url, True, redis_url, channels, settings)
+        """What the arguments and the environment came to."""
         self._open_feed = partial(
             open_feed, db_url, use_redis=True, redis_url=redis_url, channels=channels, after=None, **settings
         )

@@ -71,8 +71,9 @@ class EventFeed:
 
     def __init__(self, settings: Settings, after: str | None) -> None:
         self.settings = settings
+        """What the arguments and the environment came to."""
         self.metrics = Metrics()
-        """As the command line's, in a registry of their own."""
+        """As the command line's, in a registry of their own: `metrics.registry`."""
         self._delivery = Delivery(self._deliver, self.metrics)
         self.hub = Hub(
             settings.channels,
