@@ -29,30 +29,35 @@ def draining(feed: EventFeed) -> Iterator[None]:
     signals, it does nothing until the body ends, when everybody is sent away as well.
     """
     desk = desk_of(feed)
-    soon = _from_signals()
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            before[number] = signal.getsignal(number)
-            signal.signal(number, _chained(partial(soon, desk.drain), before[number]))
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    notes = [_Note(number, partial(_from_signals(), desk.drain)) for number in SIGNALS if in_main_thread]
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for note in notes:
+            note.remove()
         desk.drain()
 
 
-def _chained(first: Callable[[], None], handler: object) -> Callable[[int, FrameType | None], None]:
-    def handle(number: int, frame: FrameType | None) -> None:
-        first()
-        if callable(handler):
-            handler(number, frame)
-        elif handler is signal.SIG_DFL:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+class _Note:
+    """Stands before the handler that a signal has, if that is a function."""
 
-    return handle
+    def __init__(self, number: signal.Signals, act: Callable[[], None]) -> None:
+        self._number = number
+        self._act = act
+        self._handler = signal.getsignal(number)
+        if callable(self._handler):
+            signal.signal(number, self._take)
+
+    def remove(self) -> None:
+        """Leave the signal to its handler alone; harmless where somebody else has one by now."""
+        if signal.getsignal(self._number) == self._take:
+            signal.signal(self._number, self._handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._act()
+        if callable(self._handler):
+            self._handler(number, frame)
 
 
 def _from_signals() -> Callable[[Callable[[], None]], None]:

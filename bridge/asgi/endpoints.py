@@ -44,6 +44,10 @@ def routes(
     do: a JWT where `BRIDGE_JWT_KEY` or the like is set, else everything to everybody whom the rules for origins let in.
     Pages of other origins than the request's own are let in where `allowed_origins` (`BRIDGE_ALLOWED_ORIGINS`) lists
     them; without any authentication pages of this machine and listed ones alone. Raises SettingsError.
+
+    What the application demands of its own endpoints, such as FastAPI's ``dependencies``, is not asked here: that is
+    what `authorize` is for. It runs in the event loop, so it must not block. `BRIDGE_MAX_CLIENTS` and
+    `BRIDGE_CLIENT_BUFFER_BYTES` are limits of one process; a client that reads too slowly is disconnected (4008).
     """
     door_of = _doors(feed, authorize, allowed_origins)
     websocket, stream = _websocket_endpoint(door_of), _sse_endpoint(door_of)

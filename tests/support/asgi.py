@@ -155,6 +155,8 @@ class Socket(Exchange):
         self.say(*({"type": "websocket.receive", "text": json.dumps(message)} for message in messages))
 
     def leave(self) -> None:
+        """The connection is gone: nothing waits for it any more."""
+        self.blocked = False
         self.say({"type": "websocket.disconnect", "code": 1005})
 
     async def begun(self) -> None:
@@ -191,6 +193,8 @@ class Stream(Exchange):
         return any(m["type"] == "http.response.body" and not m.get("more_body", False) for m in self.sent)
 
     def leave(self) -> None:
+        """As a WebSocket's."""
+        self.blocked = False
         self.say({"type": "http.disconnect"})
 
     async def body_holds(self, text: str) -> None:
