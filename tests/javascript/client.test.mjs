@@ -2,12 +2,14 @@
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { beforeEach, describe, test } from "node:test";
-import { pathToFileURL } from "node:url";
 
 import { notification, settle, SUBSCRIBED, World } from "./world.mjs";
 
-const { BridgeError, connect } = await import(pathToFileURL(process.env.CLIENT));
+// By its text: older Nodes take a file of this name for no module.
+const MODULE = `data:text/javascript;base64,${readFileSync(process.env.CLIENT).toString("base64")}`;
+const { BridgeError, connect } = await import(MODULE);
 
 const RETRY = (milliseconds) => new Response(`retry: ${milliseconds}\n\n`);
 const gap = (more = {}) => ({ type: "gap", after: "5-2", before: "5-9", reason: "failover", ...more });
@@ -150,6 +152,17 @@ describe("one stream over many connections", () => {
     assert.equal(world.after, null);
     world.last.welcome();
     assert.deepEqual(heard, [null, "5-1"]);
+  });
+
+  test("`subscribed` comes where it goes on from another time", async () => {
+    const { stream, heard } = await listening({ after: "5-1" });
+    assert.equal(world.after, "5-1");
+    assert.deepEqual(heard.map(({ type }) => type), ["subscribed"]);
+    assert.equal(stream.cursor, "5-1");
+    world.last.end(1006);
+    await world.pass(1);
+    world.last.welcome();
+    assert.equal(heard.length, 1);
   });
 
   test("it waits longer each time, never as long as others, and begins anew after a good connection", async () => {
@@ -375,6 +388,34 @@ describe("what is refused for now", () => {
     assert.equal(states.at(-1).why, "the bridge cannot be reached");
   });
 
+  test("in a page of another origin there may be another reason", async () => {
+    for (const [origin, why] of [
+      ["http://bridge", "the bridge cannot be reached"],
+      ["http://app", "the bridge cannot be reached, or does not let pages of this origin in"],
+    ]) {
+      globalThis.location = new URL(origin);
+      await begin();
+      world.last.end(1006);
+      await settle();
+      delete globalThis.location;
+      assert.equal(states.at(-1).why, why);
+    }
+  });
+
+  test("an error is as good as a close, where a handshake fails, and is nothing else", async () => {
+    await begin();
+    world.last.onerror({});
+    world.last.end(1006);
+    await world.pass(1);
+    assert.deepEqual([world.requests.length, world.sockets.length], [1, 2]);
+    world.last.welcome();
+    world.last.onerror({});
+    await settle();
+    assert.equal(states.at(-1).state, "listening");
+    world.last.end(1006);
+    assert.equal(states.at(-1).why, "closed with 1006");
+  });
+
   test("an answer of many words is cut short", async () => {
     await begin();
     world.answers.push(new Response("x".repeat(100_000), { status: 500 }));
@@ -534,7 +575,7 @@ describe("callbacks", () => {
 
   test("without `onState` nobody misses the end: it is an unhandled rejection", () => {
     const script = `
-      import { connect } from "${pathToFileURL(process.env.CLIENT)}";
+      import { connect } from "${MODULE}";
       class WebSocket {
         constructor() {
           setImmediate(() => this.onopen() || this.onclose({ code: 1008, reason: "" }));

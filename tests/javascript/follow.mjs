@@ -1,16 +1,17 @@
 // Follows a bridge and says on standard output what it gets, one JSON object a line. Arguments: the file of the client, the
-// URL, a directory with `ws`, and options as JSON; beside those of `connect`: `loop` (else callbacks), `delayMilliseconds`
-// between events of the loop, and `tokens` ({key, seconds}: sign one for each connection that is good for so long).
+// URL, a directory with `ws`, or nothing for Node's own WebSocket, and options as JSON; beside those of `connect`: `loop`
+// (else callbacks), `delayMilliseconds` between events of the loop, and `tokens` ({key, seconds}: sign one for each
+// connection that is good for so long).
 
 import { createHmac } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { setTimeout as sleep } from "node:timers/promises";
-import { pathToFileURL } from "node:url";
 
 const [file, url, modules, text] = process.argv.slice(2);
 const { loop = false, delayMilliseconds = 0, tokens, ...options } = JSON.parse(text);
-const { connect } = await import(pathToFileURL(file));
-const WebSocket = createRequire(`${modules}/`)("ws");
+const { connect } = await import(`data:text/javascript;base64,${readFileSync(file).toString("base64")}`);
+const others = modules ? { WebSocket: createRequire(`${modules}/`)("ws") } : {};
 
 const say = (line) => process.stdout.write(`${JSON.stringify({ at: Date.now() / 1000, ...line })}\n`);
 const segment = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
@@ -26,7 +27,7 @@ const stream = connect(url, {
   ...options,
   ...callbacks,
   ...(tokens ? { token: async () => sign(tokens) } : {}),
-  WebSocket,
+  ...others,
   onState: ({ error, ...change }) => say({ change: { ...change, error: error && { ...error, message: error.message } } }),
 });
 

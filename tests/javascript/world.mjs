@@ -57,7 +57,7 @@ export class World {
       return this.lastTimer;
     };
     globalThis.clearTimeout = (timer) => this.timers.delete(timer);
-    performance.now = () => this.seconds * 1000;
+    Object.defineProperty(performance, "now", { value: () => this.seconds * 1000, configurable: true });
     Math.random = () => this.chance;
     globalThis.fetch = async (url, options) => {
       this.requests.push({ url: new URL(url), ...options });

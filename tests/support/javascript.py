@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.cli import ROOT
+from tests.support.fleet import LISTENER, WORKER, Fleet, Servers, running_fleet
 from tests.support.oracle import Message, View, violations
 from tests.support.process import wait_until
+from tests.support.redis import free_port
 from tests.support.traffic import CHANNELS, Writer, all_committed
 
 CLIENT = ROOT / "bridge" / "server" / "page" / "client.js"
 FOLLOW = ROOT / "tests" / "javascript" / "follow.mjs"
+OWN_WEBSOCKET = "--experimental-websocket"
+"""What Node 20 wants to be told, and later versions take."""
+PER_SECOND = 200.0
 SETTLE_SECONDS = 30.0
 STRAY_SECONDS = 0.3
 """How long to go on listening after all has come: for what comes a second time."""
@@ -79,12 +84,13 @@ class Follower:
 
 
 class NodeFollower(Follower):
-    """One in a process of its own."""
+    """One in a process of its own, by `ws`, or without `node_modules` by Node's own WebSocket."""
 
-    def __init__(self, node_modules: Path, url: str, options: Mapping[str, object]) -> None:
+    def __init__(self, node_modules: Path | None, url: str, options: Mapping[str, object]) -> None:
         super().__init__()
+        flags = ["--no-warnings", *([OWN_WEBSOCKET] if node_modules is None else [])]
         self.process = subprocess.Popen(
-            ["node", str(FOLLOW), str(CLIENT), url, str(node_modules), json.dumps(options)],
+            ["node", *flags, str(FOLLOW), str(CLIENT), url, str(node_modules or ""), json.dumps(options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -110,7 +116,7 @@ class NodeFollower(Follower):
 
 
 @contextmanager
-def following(node_modules: Path, url: str, **options: object) -> Iterator[NodeFollower]:
+def following(node_modules: Path | None, url: str, **options: object) -> Iterator[NodeFollower]:
     """The client, at this URL, with these options; killed at the end. It must not complain."""
     follower = NodeFollower(node_modules, url, options)
     try:
@@ -118,3 +124,25 @@ def following(node_modules: Path, url: str, **options: object) -> Iterator[NodeF
     finally:
         said = follower.end()
     assert said == ""
+
+
+@contextmanager
+def worker_and_writer(servers: Servers, prefix: str, **settings: str) -> Iterator[tuple[Fleet, str, Writer]]:
+    """A listener, a worker that is always found at this URL, and somebody who writes."""
+    with running_fleet(servers, prefix) as fleet:
+        port = free_port()
+        fleet.add("listener", LISTENER)
+        fleet.add("worker", WORKER, BRIDGE_PORT=str(port), **settings)
+        fleet.wait()
+        writer = Writer(fleet.postgres.url(), PER_SECOND).start()
+        try:
+            yield fleet, f"http://127.0.0.1:{port}", writer
+        finally:
+            writer.stop()
+
+
+def flow(writer: Writer, more: int = 100) -> int:
+    """Let so many more be written; the newest."""
+    goal = writer.last + more
+    wait_until(lambda: writer.last >= goal, lambda: "nothing is written")
+    return writer.last

@@ -96,6 +96,7 @@ class Stream {
   #reconnects = 0;
   #tokenRefused = false;
   #resuming = false;
+  #greeted = false;
   #cursor; // after all that was received
   #taken; // after all that was taken
   #queue = null; // only where there are no callbacks
@@ -207,7 +208,7 @@ class Stream {
       this.#watch();
     };
     socket.onmessage = ({ data }) => socket === this.#socket && this.#hear(data);
-    socket.onerror = () => {}; // `onclose` follows, and says more
+    socket.onerror = () => socket === this.#socket && !accepted && this.#refused(token); // Node 20 stops at that
     socket.onclose = (event) => socket === this.#socket && (accepted ? this.#lost(event) : this.#refused(token));
   }
 
@@ -344,7 +345,9 @@ class Stream {
     if (!this.#queue) this.#taken = this.#cursor;
     if (socket === this.#socket) this.#tell("onMessage", message);
     if (socket !== this.#socket) return; // a callback has closed the stream
-    const passes = CALLBACKS.has(type) && !(type === "subscribed" && this.#resuming);
+    const again = type === "subscribed" && this.#resuming && this.#greeted;
+    this.#greeted ||= type === "subscribed";
+    const passes = CALLBACKS.has(type) && !again;
     if (!this.#queue) passes && this.#tell(CALLBACKS.get(type), message);
     else if (passes) this.#give(message);
     else if (!this.#queue.advance(this.#cursor)) this.#taken = this.#cursor;
@@ -464,7 +467,10 @@ async function refusal(socketUrl, token, limit) {
     const retrySeconds = Number(response.headers.get("retry-after")) || null;
     return { status, why: `refused with ${status}: ${text}`, retrySeconds };
   } catch {
-    return { status: null, why: "the bridge cannot be reached", retrySeconds: null };
+    const { location } = globalThis;
+    const elsewhere = location !== undefined && location.origin !== url.origin;
+    const why = `the bridge cannot be reached${elsewhere ? ", or does not let pages of this origin in" : ""}`;
+    return { status: null, why, retrySeconds: null };
   } finally {
     clearTimeout(timer);
   }
