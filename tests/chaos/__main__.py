@@ -4,7 +4,8 @@
 
 With --single there is one failure at a time, the next one when all is well again, and then no gap may be final.
 
-Two listeners, two workers, one process that is both and a pod of several, each behind proxies of its own. Prints every
+Two listeners, two workers, one process that is both, a pod of several and an application with the endpoints in it, each
+behind proxies of its own. Prints every
 fault with its time, then what was committed and delivered, and every promise that was broken. The seed replays the
 faults, not what the machine did meanwhile. Ends with 1 if anything was broken, and then keeps all logs.
 """

@@ -24,8 +24,9 @@ KINDS = {
     "worker-2": WORKER,
     "whole": WHOLE,
     POD: (*WHOLE, "--workers", "2"),
+    "application": ("tests.support.application_process",),
 }
-SERVING = ("worker-1", "worker-2", "whole", POD)
+SERVING = ("worker-1", "worker-2", "whole", POD, "application")
 LISTENING = 4
 VISITORS = 3
 """Clients beside those that stay, which come at any time and leave again."""

@@ -30,14 +30,17 @@ def clean_environment(settings: dict[str, str]) -> dict[str, str]:
 
 
 class BridgeProcess:
-    """A running command that listens. `url` is where; `log()` is what it has written to standard error so far."""
+    """A running command of the bridge, or another module, that listens.
+
+    `url` is where; `log()` is what it has written to standard error so far.
+    """
 
     def __init__(self, arguments: tuple[str, ...], settings: dict[str, str], directory: Path) -> None:
         self._log = directory / "stderr"
         self._directory = directory
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bridge", *arguments],
+                [sys.executable, "-m", *([] if "." in arguments[0] else ["bridge"]), *arguments],
                 env=clean_environment(settings) | {"PYTHONPATH": str(Path.cwd())},
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
