@@ -13,7 +13,8 @@
 // Whatever happens to connections, this is one stream. It connects again after a wait that grows and is never the same as
 // that of others, or as long as the bridge asks for, and goes on after the last message: each event comes once, and where
 // events are lost a gap says so. `subscribed` comes once; again only where there was no position to go on from.
-// `stream.cursor` is where to go on after what was taken: keep it, and give it as `after` another time.
+// `stream.cursor` is where to go on after what was taken: keep it, and give it as `after` another time. A stream has one
+// subscription; whoever wants to change it closes the stream and opens another one, after the cursor or from now on.
 //
 // A token is a string, or a function that gives one, also by a promise: it is called for every connection, so that an
 // expired token costs nothing. What no waiting mends ends the stream with a BridgeError: a handshake refused with 400,
