@@ -10,6 +10,9 @@ import griffe
 import pytest
 
 import bridge
+from bridge.client.client import BUFFER_BYTES
+from bridge.hub.fanout import JOINED_BYTES
+from bridge.settings import Settings
 from docs import render_api
 from docs.docstrings import Names, first_sentence, prose, slug
 
@@ -111,6 +114,19 @@ def test_every_link_leads_somewhere_and_nowhere_else() -> None:
 def test_links_to_files_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^#)]+)\)", PAGE):
         assert (render_api.PAGE.parent / target).exists(), target
+
+
+def test_the_guide_has_the_numbers_of_the_code() -> None:
+    guide = PAGE.partition(render_api.MARK)[0]
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    for said in (
+        f"`BRIDGE_CLIENT_BUFFER_BYTES` ({defaults['client_buffer_bytes'] >> 20} MiB)",
+        f"and one batch of at most {JOINED_BYTES >> 10} KiB",
+        f"`BRIDGE_HISTORY_ENTRIES` ({defaults['history_entries']:,})",
+        f"`BRIDGE_BUFFERS_TOTAL_BYTES` ({defaults['buffers_total_bytes'] >> 20} MiB)",
+        f"`buffer_bytes` ({BUFFER_BYTES >> 20} MiB)",
+    ):
+        assert said in guide
 
 
 def test_the_sources_are_read_and_never_imported(monkeypatch: pytest.MonkeyPatch) -> None:
