@@ -36,7 +36,7 @@ else:
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_HOME})
+        return sorted({*globals(), *__all__})
 
 
 __all__ = [

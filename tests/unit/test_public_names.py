@@ -47,7 +47,8 @@ def test_a_star_brings_all_public_names_and_no_others() -> None:
 
 def test_all_names_are_listed_before_they_are_asked_for() -> None:
     listed = in_python("import bridge; print(*dir(bridge))").split()
-    assert {*bridge.__all__, "MatchDataWebSocketManager"} <= set(listed)
+    assert set(bridge.__all__) <= set(listed)
+    assert "MatchDataWebSocketManager" not in listed, "without its extra, who goes through the list would fail"
 
 
 def test_importing_it_is_cheap() -> None:
@@ -64,6 +65,14 @@ def test_a_name_that_is_misspelt_is_answered_by_one_that_is_meant() -> None:
     said = in_python("import bridge; bridge.opne_feed", fails=True)
     assert "AttributeError: module 'bridge' has no attribute 'opne_feed'. Did you mean: 'open_feed'?" in said
     assert not hasattr(bridge, "nothing_of_the_kind")
+
+
+def test_without_the_extra_everything_else_works_and_the_error_says_what_is_missing() -> None:
+    without = "import sys; sys.modules['starlette'] = None\nimport bridge\n"
+    assert "open_feed" in in_python(f"{without}import pydoc; print(pydoc.plain(pydoc.render_doc(bridge)))")
+    in_python(f"{without}from bridge import *")
+    said = in_python(f"{without}bridge.MatchDataWebSocketManager", fails=True)
+    assert "bridge.asgi needs Starlette, which comes with FastAPI or with: pip install 'notify-bridge[asgi]'" in said
 
 
 def test_help_says_how_to_use_it() -> None:
