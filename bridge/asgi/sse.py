@@ -87,7 +87,7 @@ class _Stream:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch)
-                tasks.start_soon(stay.expire)
+                tasks.start_soon(stay.limit)
                 await stay.pass_on(send)
                 tasks.cancel_scope.cancel()
         finally:

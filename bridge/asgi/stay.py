@@ -3,14 +3,12 @@
 Sending is limited in time: a peer that does not read holds it up for ever, while the inbox fills, and ends.
 """
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
-import trio
 
 from bridge.asgi.desk import desk_of
 from bridge.asgi.door import Visit
@@ -35,42 +33,44 @@ class Stay:
         self._visit = visit
         self._desk = desk_of(visit.feed)
         self._sending = anyio.CancelScope()
-        self._end_at = math.inf
-        self._clock = trio.current_time if trio.lowlevel.in_trio_run() else asyncio.get_running_loop().time
-        """That of deadlines. An inbox may be ended by what is no task, where anyio does not know the event loop."""
+        self._ended = anyio.Event()
         self.inbox = self._desk.enter(visit.feed, protocol)
-        self.inbox.on_ended = self._hurry
+        self.inbox.on_ended = self._ended.set
 
     def subscribe(self, after: str | None) -> None:
         """Begin to hear what the visit is about."""
         self._visit.feed.hub.subscribe(self.inbox, None, self._visit.subscription, after)
 
-    async def pass_on(self, send: Callable[[bytes], Awaitable[None]]) -> bool:
-        """Give `send` what arrives, in chunks of whole messages, until the inbox has ended; whether that was all of it.
+    async def pass_on(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Give `send` what arrives, in chunks of whole messages, until the inbox has ended and all was sent.
 
-        A chunk has `PEER_SECONDS`, and everything `CLOSE_SECONDS` once the inbox has ended.
+        Nothing more is sent once a chunk has taken `PEER_SECONDS`, or `limit` cannot wait any longer.
         """
-        inbox, sending = self.inbox, self._sending
-        with sending:
-            while (data := await inbox.take()) is not None:
-                sending.deadline = min(self._end_at, self._clock() + PEER_SECONDS)
+        with self._sending:
+            while (data := await self.inbox.take()) is not None:
+                self._sending.deadline = anyio.current_time() + PEER_SECONDS
                 await send(data)
-                sending.deadline = self._end_at
-        if sending.cancelled_caught:
-            inbox.end(TOO_SLOW, "resume with after", drop=True)
-        return not sending.cancelled_caught
+                self._sending.deadline = math.inf
+        self.inbox.end(TOO_SLOW, "resume with after", drop=True)
 
-    async def expire(self) -> None:
-        """End it when its token does, by the clock on the wall. Returns then, or at once where it never does."""
+    async def limit(self) -> None:
+        """End it when its token expires, by the clock on the wall; and what it holds, `CLOSE_SECONDS` after its end.
+
+        That is dropped also where sending goes on: not every server lets it be cancelled.
+        """
         expires_at = self._visit.grant.expires_at
-        if expires_at is None:
-            return
-        while (left_seconds := expires_at - time.time()) > 0:  # noqa: ASYNC110 (a clock that is set tells nobody)
-            await anyio.sleep(min(left_seconds, EXPIRY_SECONDS))
-        self.inbox.end(TOKEN_EXPIRED, "the token has expired")
+        while not self._ended.is_set():
+            left_seconds = None if expires_at is None else expires_at - time.time()
+            if left_seconds is not None and left_seconds <= 0:
+                self.inbox.end(TOKEN_EXPIRED, "the token has expired")
+                break
+            with anyio.move_on_after(left_seconds and min(left_seconds, EXPIRY_SECONDS)):
+                await self._ended.wait()
+        await anyio.sleep(CLOSE_SECONDS)
+        self.gone()
 
     def gone(self) -> None:
-        """The peer has gone: nothing is to be sent any more."""
+        """Nothing can be sent to the peer any more."""
         self.inbox.end(GOING_AWAY, drop=True)
         self._sending.cancel()
 
@@ -79,7 +79,3 @@ class Stay:
         self.inbox.end(GOING_AWAY, f"retry={retry_seconds()}", drop=True)
         self._visit.feed.hub.remove(self.inbox)
         self._desk.leave(self.inbox)
-
-    def _hurry(self) -> None:
-        self._end_at = self._clock() + CLOSE_SECONDS
-        self._sending.deadline = self._end_at

@@ -57,7 +57,7 @@ class _Conversation:
             self._stay.subscribe(self._visit.after)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._hear)
-                tasks.start_soon(self._stay.expire)
+                tasks.start_soon(self._stay.limit)
                 await self._stay.pass_on(self._send)
                 tasks.cancel_scope.cancel()
         finally:

@@ -68,6 +68,8 @@ class Exchange:
         self.returned = False
         self.blocked = False
         """While this is set, sending waits: the peer does not read."""
+        self.stubborn = False
+        """Whether sending cannot be cancelled, as with some servers."""
         self.failing: Exception | None = None
         """What sending raises: the peer has gone."""
         self._app = app
@@ -109,8 +111,9 @@ class Exchange:
 
     async def _send(self, message: Message) -> None:
         await anyio.lowlevel.checkpoint()
-        while self.blocked:
-            await self._news.wait()
+        with anyio.CancelScope(shield=self.stubborn):
+            while self.blocked:
+                await self._news.wait()
         if self.failing is not None:
             raise self.failing
         self.sent.append(message)

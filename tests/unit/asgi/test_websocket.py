@@ -173,6 +173,42 @@ def test_a_peer_that_takes_nothing_for_long_is_too_slow_however_little_waits(
     serve(loop, main)
 
 
+def test_a_quiet_peer_is_not_slow(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staying, "PEER_SECONDS", 0.05)
+
+    async def main(feed: HandFed, app: Starlette) -> None:
+        async with socket(app) as client:
+            await client.heard(1)
+            await anyio.sleep(0.2)
+            feed.deliver(1)
+            await client.heard(2)
+            assert client.close_code is None
+
+    serve(loop, main)
+
+
+def test_where_sending_cannot_be_cancelled_nothing_is_held_for_long(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staying, "CLOSE_SECONDS", 0.05)
+
+    async def main(feed: HandFed, app: Starlette) -> None:
+        async with socket(app) as slow, socket(app) as quick:
+            await slow.heard(1)
+            await quick.heard(1)
+            slow.blocked = slow.stubborn = True
+            for number in range(1, 101):
+                feed.deliver(1, filler="x" * 1000)
+                await quick.heard(1 + number)
+            with anyio.fail_after(5):
+                while feed.hub.buffers.total_bytes:  # noqa: ASYNC110 (there is no event for this)
+                    await anyio.sleep(0.01)
+            assert not slow.returned
+            assert desk_of(feed).client_count == 2  # its connection is still there
+
+    serve(loop, main, client_buffer_bytes=65_536)
+
+
 def test_a_token_that_expires_ends_the_connection(loop: Loop) -> None:
     async def main(feed: HandFed, _: Starlette) -> None:
         app = Starlette(routes=routes(feed, authorize=lambda _: allow(expires_at=time.time() + 0.1)))
