@@ -273,6 +273,14 @@ describe("one stream over many connections", () => {
     assert.equal(world.sockets.length, before + 1);
   });
 
+  test("a new connection is asked anew", async () => {
+    await listening();
+    await world.pass(36);
+    world.last.open();
+    world.happens("online");
+    assert.deepEqual(world.sockets.map(({ sent }) => sent.length), [1, 1]);
+  });
+
   test("nobody makes a short wait longer", async () => {
     await listening();
     world.last.end(1006);
@@ -666,6 +674,15 @@ describe("loops", () => {
     world.last.end(1006);
     await world.pass(0);
     assert.ok(states.at(-1).waitSeconds <= 0.5);
+  });
+
+  test("what comes before `subscribed` pauses nothing", async () => {
+    const stream = await begin({ bufferCharacters: 1 });
+    world.last.open();
+    world.last.say(notification(2));
+    assert.equal(stream.state, "connecting");
+    world.last.say(SUBSCRIBED);
+    assert.equal(stream.state, "paused");
   });
 
   test("a paused stream can be closed", async () => {
