@@ -103,9 +103,10 @@ def test_channels_and_conditions_choose(browser: Browser, embedded: BridgeProces
         shown.page.wait_for_selector("#stream-state[data-state=stopped]")
         shown.page.uncheck("input[value=match_change]")
         shown.page.click("text=Remove")
+        shown.page.click("#clear")  # an old row would count as the new one, which is shown a moment after it is counted
         shown.start()
         notify(embedded, '{"match_id": 9}')
-        assert shown.events(1)[-1] == '{"match_id": 9}'
+        assert shown.events(1) == ['{"match_id": 9}']
 
 
 def test_paused_it_counts_and_shows_later_and_cleared_it_is_empty(browser: Browser, embedded: BridgeProcess) -> None:
