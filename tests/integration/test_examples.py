@@ -13,13 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
-from tests.support.application import Application, Blocks, hypercorn, uvicorn
+import bridge.client
+from bridge import Gap, Notification, Subscribed
+from bridge.client import connect
+from tests.support.application import Application, Blocks, uvicorn
 from tests.support.fleet import LISTENER, LISTENING, SETTLE_SECONDS, Fleet, Servers, Traffic, running_fleet
 from tests.support.fleet import postgres as postgres
 from tests.support.fleet import redis as redis
 from tests.support.fleet import servers as servers
+from tests.support.loops import LOOPS, Loop, run_on
 from tests.support.postgres import PostgresServer
 from tests.support.process import clean_environment, wait_until
 from tests.support.redis import RedisServer
@@ -155,6 +160,46 @@ def test_clients_of_a_killed_worker_go_on_at_another_one(whole: Application, fle
     assert fleet.wait_for_sessions("bridge listener")
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_client_of_the_library_notices_nothing_when_workers_die(
+    loop: Loop, whole: Application, fleet: Fleet
+) -> None:
+    first = {"asyncio": 20_000_000, "uvloop": 30_000_000, "trio": 40_000_000}[loop]
+    writer = Writer(fleet.postgres.url(), 200.0, after=first)
+    heard: list[int] = []
+    gaps: list[Gap] = []
+
+    async def main() -> None:
+        async with connect(whole.url, retry_seconds=0.2) as client:
+            assert isinstance(await anext(client), Subscribed)
+            writer.start()
+            for count in (WORKERS - 1, WORKERS):
+                await read(client, 100)
+                for pid in whole.workers()[:count]:
+                    os.kill(pid, signal.SIGKILL)
+                await read(client, 200)
+            await anyio.to_thread.run_sync(writer.stop)
+            while not heard or heard[-1] != writer.last:
+                await read(client, 1)
+
+    async def read(client: bridge.client.Client, count: int) -> None:
+        """So many notifications more."""
+        wanted = len(heard) + count
+        while len(heard) < wanted:
+            event = await anext(client)
+            if isinstance(event, Notification):
+                heard.append(event.payload["n"])
+            elif isinstance(event, Gap):
+                gaps.append(event)
+
+    try:
+        run_on(loop, main)
+    finally:
+        writer.stop()
+    assert heard == list(writer.committed)
+    assert gaps == []
+
+
 def test_what_the_example_serves(whole: Application, postgres: PostgresServer) -> None:
     status, page = whole.get("/")
     assert status == 200
@@ -179,38 +224,6 @@ def test_what_the_example_serves(whole: Application, postgres: PostgresServer) -
         Client(whole.url, "/matches/0/live")
     assert "token=***" in whole.log()
     assert "a-secret" not in whole.log()
-
-
-@pytest.mark.parametrize("server", ["uvicorn", "hypercorn-asyncio", "hypercorn-uvloop", "hypercorn-trio"])
-def test_the_end_of_a_server_sends_clients_away(server: str, fleet: Fleet) -> None:
-    name, _, loop = server.partition("-")
-    running = uvicorn(fleet.settings, APP) if name == "uvicorn" else hypercorn(fleet.settings, APP, "-k", loop)
-    with running as app:
-        app.wait_for("redis")
-        client, stream = Client(app.url).wait_until_subscribed(), Blocks(app)
-        refused = _refused(app, "/ws/nope")
-        try:
-            stream.until("event: subscribed\n")
-            fleet.postgres.execute("SELECT pg_notify('match_change', '{\"n\":1}')")
-            stream.until('"payload":{"n":1}')
-            wait_until(lambda: client.has(1), lambda: "nothing came")
-            began = time.monotonic()
-            assert app.end() in (0, -signal.SIGTERM)
-            assert time.monotonic() - began < 8
-            assert "\nretry: " in stream.rest()
-            wait_until(lambda: client.ended is not None, lambda: "the connection has not ended")
-            assert client.close_code in (1001, 1012)  # the server's own word, where it was faster
-            assert "bridge/asgi" not in app.log()  # no stack trace of ours
-        finally:
-            client.close()
-            stream.close()
-        assert refused.startswith("HTTP/1.1 400 ")
-
-
-def _refused(app: Application, path: str) -> str:
-    with pytest.raises(AssertionError) as error:
-        Client(app.url, path)
-    return str(error.value).removeprefix("b'").removeprefix('b"')
 
 
 def test_a_trio_program_handles_everything_at_least_once(fleet: Fleet, tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import pytest
+from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bridge.asgi import allow, event_stream, routes
+from bridge import EventFeed
+from bridge.asgi import allow, event_stream, feed_of, routes
 from bridge.asgi import sse as streaming
 from bridge.asgi import stay as staying
 from bridge.asgi.desk import desk_of
@@ -191,5 +193,22 @@ def test_an_endpoint_of_the_application(loop: Loop) -> None:
         async with stream(app, "/mine/7?where.match_id=8") as client:
             await client.ended()
             assert client.status == 403
+
+    serve(loop, main)
+
+
+def test_an_endpoint_of_a_fastapi_application(loop: Loop) -> None:
+    async def main(feed: HandFed, _: Starlette) -> None:
+        app = FastAPI()
+        app.state.feed = feed
+
+        @app.get("/mine/{match_id}")
+        async def endpoint(request: Request, match_id: int, feed: Annotated[EventFeed, Depends(feed_of)]) -> Response:
+            return await event_stream(request, feed, channels=["a"], where={"match_id": match_id})
+
+        async with stream(app, "/mine/7") as client:
+            await client.body_holds('"channels":["a"],"where":{"match_id":"7"}')
+            feed.deliver(1, match_id=7)
+            await client.body_holds("id: 100-1\n")
 
     serve(loop, main)
