@@ -30,8 +30,8 @@ HISTORY_ENTRIES = 500
 SLOW_BYTES = 2000
 PAYLOAD_BYTES = 2000
 """So that a burst is several batches: what comes in one batch is given to a slow consumer as a whole."""
-TRIES = 24
-LONGEST_SECONDS = 0.2
+TRIES = 12
+MANY = 20
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def living_tasks(loop: Loop) -> int:
 
 
 async def consume(settings: dict[str, Any], seen: Counter[str]) -> None:
-    """Two readers beside each other, until it is cancelled."""
+    """Two readers beside each other, until it is cancelled, or for a good number of events."""
     async with bridge.open_feed(**settings) as feed, anyio.create_task_group() as tasks:
 
         async def read() -> None:
@@ -144,8 +144,20 @@ async def consume(settings: dict[str, Any], seen: Counter[str]) -> None:
                     seen[feed.mode] += 1
 
         tasks.start_soon(read)
-        async for _ in feed:
+        for _ in range(MANY):
+            await anext(aiter(feed))
             seen[feed.mode] += 1
+        tasks.cancel_scope.cancel()
+
+
+async def cancelled_after(seconds: float, loop: Loop, settings: dict[str, Any], seen: Counter[str]) -> None:
+    """By a scope, or on asyncio perhaps by cancelling the task."""
+    if loop != "trio" and random.random() < 0.5:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(consume(settings, seen), seconds)
+    else:
+        with anyio.move_on_after(seconds):
+            await consume(settings, seen)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -153,21 +165,27 @@ def test_cancelled_at_any_moment_nothing_is_left_behind(
     loop: Loop, settings: dict[str, Any], started_fleet: Fleet, redis: rd.RedisServer
 ) -> None:
     """While Redis is there, and while it is not."""
-    choices = random.Random(f"moments on {loop}")
     seen = Counter[str]()
+
+    async def cancel_often() -> None:
+        began = anyio.current_time()
+        await consume(settings, Counter())
+        longest_seconds = anyio.current_time() - began
+        for _ in range(TRIES):
+            before, tasks, events = open_sockets(), living_tasks(loop), seen.total()
+            await cancelled_after(random.random() * longest_seconds, loop, settings, seen)
+            if seen.total() == events:
+                longest_seconds *= 1.2
+            assert living_tasks(loop) == tasks
+            with anyio.fail_after(10):
+                while open_sockets() > before:  # noqa: ASYNC110 - asyncio closes them a little later
+                    await anyio.sleep(0.005)
 
     async def main() -> None:
         await anyio.to_thread.run_sync(int)  # the thread and its socket stay
-        for number in range(TRIES):
-            if number == TRIES // 2:
-                await anyio.to_thread.run_sync(redis.kill)
-            before, tasks = open_sockets(), living_tasks(loop)
-            with anyio.move_on_after(choices.random() * LONGEST_SECONDS):
-                await consume(settings, seen)
-            assert living_tasks(loop) == tasks
-            with anyio.fail_after(1.0):
-                while open_sockets() > before:  # noqa: ASYNC110 - asyncio closes them a little later
-                    await anyio.sleep(0.005)
+        await cancel_often()
+        await anyio.to_thread.run_sync(redis.kill)
+        await cancel_often()
 
     writer = Writer(started_fleet.postgres.url()).start()
     try:
@@ -176,6 +194,6 @@ def test_cancelled_at_any_moment_nothing_is_left_behind(
         writer.stop()
         redis.start()
     gc.collect()
-    assert seen["redis"] > TRIES, "it was always cancelled before anything came"
-    assert seen["direct"] > TRIES, "it was always cancelled before anything came"
+    assert seen["redis"], "it was always cancelled before anything came"
+    assert seen["direct"], "it was always cancelled before anything came"
     wait_until(lambda: len(started_fleet.sessions()) == 1, lambda: f"{started_fleet.sessions()} are left")

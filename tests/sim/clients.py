@@ -1,5 +1,6 @@
 """Clients of a simulated worker: what their sockets get, or their tasks read, is what the oracle sees."""
 
+import math
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ SLOW_SHARE = 0.2
 """After so many of the events it has to do something else,"""
 SLOW_SECONDS = 1.0
 """for so long, at most."""
+IMPATIENT_SECONDS = 0.2
+"""An impatient one waits for an event so long, at most, before it tries again."""
 
 Reader = Client | Subscription
 """A client behind a socket, or one in the same process."""
@@ -57,12 +60,16 @@ class ClientSocket:
 
 
 async def read(subscription: Subscription, see: See, world: "World", *, slowly: bool) -> None:
-    """Give each event to `see`, until the subscription is closed."""
+    """Give each event to `see`, until the subscription is closed. Who is not slow is impatient: that loses nothing."""
     choices = Random(len(world.views))
-    async for event in subscription:
-        message = message_of(event)
-        if message is not None:
-            see(subscription, message)
+    while True:
+        with anyio.move_on_after(math.inf if slowly else choices.random() * IMPATIENT_SECONDS):
+            event = await anext(subscription, None)
+            if event is None:
+                break
+            message = message_of(event)
+            if message is not None:
+                see(subscription, message)
         if slowly and not world.hurries and choices.random() < SLOW_SHARE:
             await anyio.sleep(choices.random() * SLOW_SECONDS)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 Kind = Literal["listener", "worker", "both"]
 Readers = Literal["sockets", "tasks", "slow tasks"]
-"""How clients read: behind sockets of the server (only on trio), or as tasks of the process itself, every second one
-of them more slowly than events come."""
+"""How clients read: behind sockets of the server (only on trio), or as tasks of the process itself, every second one of
+them perhaps more slowly than events come."""
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, array_like=True):
