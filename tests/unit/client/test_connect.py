@@ -60,6 +60,17 @@ def test_events_come_in_order_and_leaving_says_goodbye(loop: Loop) -> None:
     run_on(loop, main)
 
 
+def test_a_cursor_that_is_empty_is_none() -> None:
+    async def main() -> None:
+        async with on_socket(says_nothing) as bridge, connect(bridge.url, after="") as client:
+            assert client.cursor is None
+            await client.__anext__()
+            assert bridge.peers[0].target == "/ws"
+            assert client.cursor == "1-0"
+
+    run_on("trio", main)
+
+
 @on_all_loops
 def test_errors_of_the_body_are_raised_as_they_are(loop: Loop) -> None:
     async def main() -> None:
