@@ -1,13 +1,14 @@
 """Clients of a simulated worker: what their sockets get, or their tasks read, is what the oracle sees."""
 
-import math
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
+from bridge import stream
 from bridge.hub import Client
 from bridge.inprocess import Subscription
 from tests.support.oracle import Message, View
@@ -28,8 +29,12 @@ SLOW_SHARE = 0.2
 """After so many of the events it has to do something else,"""
 SLOW_SECONDS = 1.0
 """for so long, at most."""
-IMPATIENT_SECONDS = 0.2
-"""An impatient one waits for an event so long, at most, before it tries again."""
+IMPATIENT_SECONDS = 0.1
+"""An impatient one waits for an event about so long, at most, before it tries again."""
+MOST_STEPS = 10
+CLOSED = stream.ModeChange("none", "closed")
+
+Manner = Literal["plain", "slow", "impatient"]
 
 Reader = Client | Subscription
 """A client behind a socket, or one in the same process."""
@@ -59,19 +64,39 @@ class ClientSocket:
     def shutdown(self, _: int) -> None: ...
 
 
-async def read(subscription: Subscription, see: See, world: "World", *, slowly: bool) -> None:
-    """Give each event to `see`, until the subscription is closed. Who is not slow is impatient: that loses nothing."""
+async def read(subscription: Subscription, see: See, world: "World", manner: Manner) -> None:
+    """Give each event to `see`, until the subscription is closed."""
     choices = Random(len(world.views))
     while True:
-        with anyio.move_on_after(math.inf if slowly else choices.random() * IMPATIENT_SECONDS):
-            event = await anext(subscription, None)
-            if event is None:
-                break
-            message = message_of(event)
-            if message is not None:
-                see(subscription, message)
-        if slowly and not world.hurries and choices.random() < SLOW_SHARE:
+        if manner == "impatient":
+            event = await _next_unless_interrupted(subscription, world, choices)
+        else:
+            event = await anext(subscription, CLOSED)
+        if event is CLOSED:
+            return
+        message = None if event is None else message_of(event)
+        if message is not None:
+            see(subscription, message)
+        if manner == "slow" and not world.hurries and choices.random() < SLOW_SHARE:
             await anyio.sleep(choices.random() * SLOW_SECONDS)
+
+
+async def _next_unless_interrupted(subscription: Subscription, world: "World", choices: Random) -> stream.Event | None:
+    event: stream.Event | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_interrupt, tasks.cancel_scope, world, choices)
+        event = await anext(subscription, CLOSED)
+        tasks.cancel_scope.cancel()
+    return event
+
+
+async def _interrupt(scope: anyio.CancelScope, world: "World", choices: Random) -> None:
+    """Cancel at some time, and then a few steps after something has arrived: perhaps just when that is taken."""
+    await anyio.sleep(choices.random() * IMPATIENT_SECONDS)
+    await anyio.sleep_until(world.agenda.next_at)
+    for _ in range(choices.randrange(MOST_STEPS)):
+        await anyio.lowlevel.checkpoint()
+    scope.cancel()
 
 
 class Traveller:

@@ -7,9 +7,9 @@ import msgspec
 from hypothesis import strategies as st
 
 Kind = Literal["listener", "worker", "both"]
-Readers = Literal["sockets", "tasks", "slow tasks"]
-"""How clients read: behind sockets of the server (only on trio), or as tasks of the process itself, every second one of
-them perhaps more slowly than events come."""
+Readers = Literal["sockets", "tasks", "odd tasks"]
+"""How clients read: behind sockets of the server (only on trio), or as tasks of the process itself; odd ones read more
+slowly than events come, or cancel their waiting again and again."""
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, array_like=True):

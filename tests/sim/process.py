@@ -25,7 +25,7 @@ from bridge.relay.outlet import Outlet
 from bridge.relay.relay import Relay
 from bridge.settings import Settings
 from bridge.telemetry import Metrics
-from tests.sim.clients import SLOW_BYTES, ClientSocket, Reader, See, read
+from tests.sim.clients import SLOW_BYTES, ClientSocket, Manner, Reader, See, read
 from tests.sim.freezer import Freezer, current_process
 from tests.sim.postgres_server import Connection as PostgresConnection
 from tests.sim.wire import Path, ServerEnd, Wire
@@ -231,8 +231,8 @@ class Process:
                 view.subscribed = len(self.world.committed)
             view.messages.append(message)
 
-        slowly = self.world.readers == "slow tasks" and len(self.world.views) % 2 == 0
-        client = self.connect(see, wanted, None, slowly=slowly)
+        manners: tuple[Manner, ...] = ("slow", "impatient") if self.world.readers == "odd tasks" else ("plain",)
+        client = self.connect(see, wanted, None, manners[len(self.world.views) % len(manners)])
         if client is not None:
             self._clients[client] = view
 
@@ -242,14 +242,14 @@ class Process:
         is_there = self._hub is not None and self._tasks is not None
         return is_there and not (self.freezer.paused or self._scope.cancel_called)
 
-    def connect(self, see: See, channels: frozenset[str], after: str | None, *, slowly: bool = False) -> Reader | None:
+    def connect(self, see: See, channels: frozenset[str], after: str | None, manner: Manner = "plain") -> Reader | None:
         """A client comes, to go on after a cursor."""
         if self._hub is None or self._tasks is None or not self.reachable:
             return None
         wanted = topics.Subscription(channels)
         if self.world.readers == "sockets":
             return self._context.run(self._by_socket, self._tasks, self._hub, see, wanted, after)
-        return self._context.run(self._by_task, self._tasks, self._hub, see, wanted, after, slowly)
+        return self._context.run(self._by_task, self._tasks, self._hub, see, wanted, after, manner)
 
     def _by_socket(
         self, tasks: TaskGroup, hub: Hub, see: See, wanted: topics.Subscription, after: str | None
@@ -263,15 +263,15 @@ class Process:
         return client
 
     def _by_task(
-        self, tasks: TaskGroup, hub: Hub, see: See, wanted: topics.Subscription, after: str | None, slowly: bool
+        self, tasks: TaskGroup, hub: Hub, see: See, wanted: topics.Subscription, after: str | None, manner: Manner
     ) -> Reader:
         """As `bridge.inprocess` has it."""
-        limit_bytes = SLOW_BYTES if slowly else None
+        limit_bytes = SLOW_BYTES if manner == "slow" else None
         new_inbox = partial(Inbox, _starter(tasks), hub.buffers, "lines", limit_bytes)
         assert self.feed is not None
         subscription = Subscription(hub, wanted, after, new_inbox, self.feed.state.value)
         self._clients[subscription] = None
-        tasks.start_soon(partial(read, subscription, see, self.world, slowly=slowly))
+        tasks.start_soon(read, subscription, see, self.world, manner)
         return subscription
 
     def _tell(self, state: FeedState) -> None:

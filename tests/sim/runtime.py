@@ -58,6 +58,11 @@ class Agenda:
         if self._due[0] is entry:
             self._sooner.set()
 
+    @property
+    def next_at(self) -> float:
+        """When something happens next; now, where nothing is due."""
+        return self._due[0][0] if self._due else anyio.current_time()
+
     async def run(self) -> None:
         due = self._due
         while True:
