@@ -11,7 +11,7 @@ from bridge.client.buffer import Buffer
 from bridge.client.follow import Follower, OnState, running
 from bridge.client.reading import Unbroken
 from bridge.client.token import Token
-from bridge.client.url import conditions, resumed, tokens, websocket_url
+from bridge.client.url import conditions, tokens, websocket_url
 from bridge.core.backoff import Backoff
 from bridge.errors import SettingsError
 from bridge.stream import Event
@@ -111,8 +111,6 @@ async def connect(
     if token is not None and tokens(target):
         raise SettingsError("token: the URL holds one already; give one")
     after = after or None
-    if after is not None:
-        target = resumed(target, after)
     follower: Follower[Event] = Follower(
         target,
         Unbroken(after).read,

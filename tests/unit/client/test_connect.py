@@ -300,6 +300,12 @@ def test_without_a_callback_the_log_says_it(loop: Loop, caplog: pytest.LogCaptur
     assert bridge.peers[0].target == "/ws?token=s3cret&channel=a"
 
 
+async def keeps_the_socket(peer: Peer) -> None:
+    await peer.accept(subscribed())
+    await peer.hear_close()
+    await peer.stay()
+
+
 @on_all_loops
 def test_tls(loop: Loop, tmp_path: Path) -> None:
     files = make_certificates(tmp_path)
@@ -312,7 +318,7 @@ def test_tls(loop: Loop, tmp_path: Path) -> None:
         plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
         listener = TLSListener(plain, serving, standard_compatible=False, handshake_timeout=5)
         async with listener, anyio.create_task_group() as tasks:
-            bridge = ScriptedBridge(tasks, [says_three])
+            bridge = ScriptedBridge(tasks, [says_three, keeps_the_socket])
             tasks.start_soon(listener.serve, bridge.serve)
             url = f"https://127.0.0.1:{plain.extra(anyio.abc.SocketAttribute.local_port)}"
             with anyio.move_on_after(1):
@@ -323,6 +329,10 @@ def test_tls(loop: Loop, tmp_path: Path) -> None:
                 events = [await client.__anext__() for _ in range(4)]
             assert isinstance(events[-1], Notification)
             assert bridge.peers[-1].target == "/ws"
+            async with connect(url, ssl_context=trusting) as client:
+                await client.__anext__()
+                left = time.monotonic()
+            assert time.monotonic() - left < 0.9
             tasks.cancel_scope.cancel()
 
     run_on(loop, main)
