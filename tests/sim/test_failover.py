@@ -1,7 +1,7 @@
 """Whatever fails, nothing is lost silently and nothing comes twice: random worlds, faults and interleavings.
 
 Every run is in virtual time, on trio or asyncio, and repeats from its plan; a failure prints the command that replays
-it with the bridge's log. ``SIM_PROFILE=ci`` runs two thousand, always the same ones; ``deep`` runs thirty thousand,
+it with the bridge's log. ``SIM_PROFILE=ci`` runs sixteen hundred, always the same ones; ``deep`` runs thirty thousand,
 others every time. Half of them are on trio, half on asyncio.
 """
 
@@ -15,7 +15,7 @@ from tests.sim.runtime import LOOPS, Loop
 from tests.sim.simulate import Result, simulate
 
 PROFILE = os.environ.get("SIM_PROFILE", "quick")
-RUNS = {"quick": 300, "ci": 1_200, "deep": 20_000}[PROFILE]
+RUNS = {"quick": 300, "ci": 1_000, "deep": 20_000}[PROFILE]
 
 on_both_loops = pytest.mark.parametrize("loop", LOOPS)
 
