@@ -1,5 +1,7 @@
 """A WebSocket of a Starlette application: one task hears what the client says, one passes on what it is to hear."""
 
+from contextlib import suppress
+
 import anyio
 from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -37,7 +39,7 @@ async def refuse(websocket: WebSocket, refused: Refused) -> None:
     """Answer the handshake with this status; where it has been made, close with 1008."""
     if websocket.application_state is WebSocketState.CONNECTING and _may_answer(websocket):
         answer = PlainTextResponse(f"{refused}\n", refused.status, refused.headers)
-        with anyio.move_on_after(GOODBYE_SECONDS):
+        with anyio.move_on_after(GOODBYE_SECONDS), suppress(OSError):
             await websocket.send_denial_response(answer)
     else:
         await _close(websocket, POLICY_VIOLATION, str(refused))
@@ -72,12 +74,7 @@ class _Conversation:
         if self._websocket.application_state is WebSocketState.CONNECTED:
             return True
         offered = SUBPROTOCOL in self._websocket.scope.get("subprotocols", ())
-        try:
-            with anyio.move_on_after(PEER_SECONDS) as scope:
-                await self._websocket.accept(SUBPROTOCOL if offered else None)
-        except OSError:
-            return False
-        return not scope.cancelled_caught
+        return await _accept(self._websocket, SUBPROTOCOL if offered else None)
 
     async def _send(self, data: bytes) -> None:
         try:
@@ -97,10 +94,7 @@ class _Conversation:
                 return
             text: str | None = message.get("text")
             said = message.get("bytes") or b"" if text is None else text
-            if (
-                len(said) > MAX_MESSAGE_BYTES
-                or len(said.encode() if isinstance(said, str) else said) > MAX_MESSAGE_BYTES
-            ):
+            if _is_too_long(said):
                 inbox.end(TOO_LARGE, f"a message has at most {MAX_MESSAGE_BYTES} bytes")
             else:
                 talk.hear(said)
@@ -115,7 +109,7 @@ class _Conversation:
 def _is_too_long(said: str | bytes) -> bool:
     size = len(said)
     if isinstance(said, str) and MAX_MESSAGE_BYTES // 4 < size <= MAX_MESSAGE_BYTES:
-        size = len(said.encode())
+        size = len(said.encode(errors="surrogatepass"))
     return size > MAX_MESSAGE_BYTES
 
 
@@ -126,18 +120,26 @@ async def _send_away(websocket: WebSocket, error: NoPlace) -> None:
         if _may_answer(websocket):
             await refuse(websocket, Refused(503, str(error), {"Retry-After": str(seconds)}))
             return
-        await websocket.accept()
+        if not await _accept(websocket):
+            return
     await _close(websocket, OVERLOADED if error.reason == "full" else GOING_AWAY, f"retry={seconds}")
+
+
+async def _accept(websocket: WebSocket, subprotocol: str | None = None) -> bool:
+    """Make the handshake; whether the client is there, and took it."""
+    try:
+        with anyio.move_on_after(PEER_SECONDS) as scope:
+            await websocket.accept(subprotocol)
+    except OSError:
+        return False
+    return not scope.cancelled_caught
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
     """Say goodbye, if the peer takes it."""
     text = reason.encode()[:MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
-    try:
-        with anyio.move_on_after(GOODBYE_SECONDS):
-            await websocket.close(code, text)
-    except (OSError, WebSocketDisconnect):
-        return
+    with anyio.move_on_after(GOODBYE_SECONDS), suppress(OSError, WebSocketDisconnect):
+        await websocket.close(code, text)
 
 
 def _may_answer(websocket: WebSocket) -> bool:
