@@ -160,7 +160,7 @@ async def running(follower: Follower[T]) -> AsyncIterator[Buffer[T]]:
         tasks.start_soon(follower.run)
         try:
             yield follower.buffer
-        except (anyio.get_cancelled_exc_class(), GeneratorExit):
+        except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # a task group would put it into a group
             failure = error

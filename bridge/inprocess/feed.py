@@ -52,12 +52,14 @@ async def open_feed(
     it is. Cancelling closes all connections.
     """
     feed = EventFeed(read_settings(db_url, use_redis, redis_url, channels, settings), after)
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         feed.start(tasks)
         try:
             yield feed
-        except Exception as error:
+        except BaseException as error:
+            if _is_cancelled(error):
+                raise
             failure = error  # outside of the group, which would wrap it
         finally:
             feed.stop()
@@ -192,6 +194,14 @@ class EventFeed:
         while True:
             await anyio.sleep(TICK_SECONDS)
             self.hub.tick()
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether a cancellation is in it, for the scope that is meant."""
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(cancelled) is not None
+    return isinstance(error, cancelled)
 
 
 async def _run(task: Callable[[], Awaitable[None]]) -> None:

@@ -5,6 +5,7 @@ import inspect
 import logging
 import ssl
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from wsproto.events import CloseConnection
 
 from bridge.client import LinkState, connect
 from bridge.errors import SettingsError
-from bridge.stream import Notification, Subscribed
+from bridge.stream import Event, Notification, Subscribed
 from tests.support.loops import LOOPS, Loop, run_on
 from tests.support.redis import make_certificates
 from tests.support.scripted_bridge import Peer, ScriptedBridge, notification, on_socket, subscribed
@@ -85,6 +86,23 @@ def test_errors_of_the_body_are_raised_as_they_are(loop: Loop) -> None:
                 with pytest.raises(type(error)) as raised:
                     await fail(error)
                 assert raised.value is error
+
+    run_on(loop, main)
+
+
+@on_all_loops
+def test_a_generator_around_a_client_can_be_closed(loop: Loop) -> None:
+    async def main() -> None:
+        async with on_socket(says_nothing) as bridge:
+
+            async def events() -> AsyncGenerator[Event, None]:
+                async with connect(bridge.url) as client:
+                    async for event in client:
+                        yield event
+
+            generator = events()
+            assert isinstance(await anext(generator), Subscribed)
+            await generator.aclose()
 
     run_on(loop, main)
 
