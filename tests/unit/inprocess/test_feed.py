@@ -22,10 +22,13 @@ def test_what_the_body_raises_is_raised_as_it_is(loop: Loop, kind: type[BaseExce
     mine = kind(3)
 
     async def main() -> None:
-        with pytest.raises(kind) as raised:
+        async def body() -> None:
             async with bridge.open_feed(nowhere()):
                 await anyio.lowlevel.checkpoint()
                 raise mine
+
+        with pytest.raises(kind) as raised:
+            await body()
         assert raised.value is mine
 
     run_on(loop, main)
@@ -57,12 +60,16 @@ def test_a_group_with_the_cancellation_of_an_outer_scope_in_it_stays_inside_of_t
             raise ZeroDivisionError
 
     async def main() -> None:
-        with pytest.raises(BaseExceptionGroup) as raised, anyio.CancelScope() as scope:
-            async with bridge.open_feed(nowhere()), anyio.create_task_group() as tasks:
-                tasks.start_soon(fail)
-                await anyio.sleep(0.01)
-                scope.cancel()
-                await anyio.sleep_forever()
+        async def cancelled() -> None:
+            with anyio.CancelScope() as scope:
+                async with bridge.open_feed(nowhere()), anyio.create_task_group() as tasks:
+                    tasks.start_soon(fail)
+                    await anyio.sleep(0.01)
+                    scope.cancel()
+                    await anyio.sleep_forever()
+
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await cancelled()
         assert raised.group_contains(ZeroDivisionError)
         assert not raised.group_contains(anyio.get_cancelled_exc_class())
 
