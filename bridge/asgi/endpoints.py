@@ -93,8 +93,9 @@ async def serve_websocket(
 
     The client hears no more than `channels` and `where` allow, whatever it asks for (`allow`); of the URL, `channel`,
     ``where.FIELD`` and `after` count. Accepts the WebSocket if that has not been done. Pages of other origins than the
-    request's own are refused unless they are listed: they would come with the user's cookies. Cancelling closes it with
-    1001. Raises SettingsError for what cannot be used.
+    request's own are refused unless they are listed: they would come with the user's cookies. An application that asks
+    nobody who they are, and counts on not being reachable, also wants Starlette's `TrustedHostMiddleware` (DNS
+    rebinding). Cancelling closes it with 1001. Raises SettingsError for what cannot be used.
     """
     grant = allow(channels=channels, where=where, expires_at=expires_at)
     await _serve_websocket(websocket, Door(feed, _always(grant), allowed_origins), lenient=True)
