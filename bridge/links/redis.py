@@ -97,11 +97,11 @@ class RedisLink:
     @property
     def ended(self) -> bool:
         """Whether the other side has ended the connection, or this one has. Sends nothing, and does not wait."""
-        number = self._stream.extra(anyio.abc.SocketAttribute.raw_socket).fileno()  # noqa: S610 - no ORM
-        if number < 0:
+        raw = _socket_of(self._stream)
+        if raw is None or raw.fileno() < 0:
             return True
         poll = select.poll()
-        poll.register(number, select.POLLRDHUP)
+        poll.register(raw.fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))
 
     async def execute(self, *command: Argument) -> Reply:
@@ -289,8 +289,16 @@ def _raw_socket(stream: anyio.abc.ByteStream) -> socket.socket | None:
     """
     if isinstance(stream, TLSStream):
         return None
-    raw = stream.extra(anyio.abc.SocketAttribute.raw_socket, None)  # noqa: S610 - no ORM
+    raw = _socket_of(stream)
     return raw if isinstance(raw, socket.socket) else None
+
+
+def _socket_of(stream: anyio.abc.ByteStream) -> socket.socket | None:
+    """The socket that is under it somewhere. None where an event loop has let go of it, as its connection has ended."""
+    try:
+        return stream.extra(anyio.abc.SocketAttribute.raw_socket, None)  # noqa: S610 - no ORM
+    except AttributeError:  # by anyio, which expects one
+        return None
 
 
 def _sent_at_once(raw: socket.socket, data: bytes) -> int:

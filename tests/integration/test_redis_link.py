@@ -1,6 +1,7 @@
 """A link to real servers: what it speaks, whom it believes, and that every failure is one clear error in time."""
 
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import anyio
+import anyio.abc
 import pytest
 import trio
 
 from bridge.errors import LogRefused, RedisLost, RedisUnusable
 from bridge.links.redis import RedisLink, RedisReplyError, open_redis, parse_redis_url
+from bridge.links.redis_url import RedisTarget
+from tests.support.loops import LOOPS, Loop, run_on
 from tests.support.redis import (
     BINARIES,
     TLS_BINARIES,
@@ -392,3 +396,28 @@ async def test_the_connection_is_closed_with_its_block(redis_server: RedisServer
     with trio.fail_after(2):
         while open_connections() > before:  # noqa: ASYNC110
             await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_that_is_reset_at_once_is_lost_like_any_other(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event loop may have let go of the socket before anybody looks at it."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            async def connect_and_be_reset(target: RedisTarget) -> anyio.abc.SocketStream:
+                stream = await anyio.connect_tcp("127.0.0.1", server.getsockname()[1])
+                connection, _ = server.accept()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await stream.receive()
+                await anyio.wait_all_tasks_blocked()
+                return stream
+
+            monkeypatch.setattr("bridge.links.redis._connect", connect_and_be_reset)
+            with pytest.raises(RedisLost, match=r"^the connection to Redis|closed the connection"):
+                async with opening("redis://127.0.0.1:1"):
+                    pass
+
+    run_on(loop, main)
