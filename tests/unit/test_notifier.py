@@ -1,5 +1,6 @@
 """Callbacks of the notifier: in order, each on its own, and always an end. The feed is one that the test plays."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -308,6 +309,35 @@ def test_there_is_one_loop_at_a_time(loop: Loop, feed: FakeFeed, service: RedisN
         assert service.mode == "none"
 
     run_on(loop, main)
+
+
+def test_a_callback_that_awaits_what_is_cancelled_stops_nothing(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService
+) -> None:
+    numbers: list[Any] = []
+
+    async def wait_in_vain(channel: str, payload: Any) -> None:
+        if loop == "trio":
+            with anyio.move_on_after(0):
+                await anyio.sleep_forever()
+            return
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    async def note(channel: str, payload: Any) -> None:
+        numbers.append(payload)
+        if len(numbers) == 2:
+            await service.close()
+
+    async def main() -> None:
+        service.register_callback("a", wait_in_vain)
+        service.register_callback("a", note)
+        feed.events = [event(1), event(2)]
+        await service.listen_loop()
+        assert len(numbers) == 2
+
+    run_on(loop, main, seconds=5)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
