@@ -39,6 +39,7 @@ _Allowed = Callable[[HTTPConnection, Request, Target], Grant | Awaitable[Grant]]
 _REASONS: Mapping[int, Refusal] = {401: "auth", 403: "forbidden"}
 _CHALLENGE: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 _HIDDEN = b"token=***"
+_SUBPROTOCOLS = b"sec-websocket-protocol"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,12 @@ class Door:
 
 
 def as_request(connection: HTTPConnection) -> Request:
-    """The request as the bridge's own rules read it."""
-    return Request(connection.scope.get("method", "GET"), connection.scope["path"], connection.scope["headers"])
+    """The request as the bridge's own rules read it. Not every server leaves the subprotocols among the headers."""
+    scope = connection.scope
+    headers = list(scope["headers"])
+    if all(name != _SUBPROTOCOLS for name, _ in headers):
+        headers += [(_SUBPROTOCOLS, name.encode("latin-1", "replace")) for name in scope.get("subprotocols", ())]
+    return Request(scope.get("method", "GET"), scope["path"], headers)
 
 
 def checked_origins(origins: Iterable[str] | None) -> tuple[str, ...] | None:

@@ -204,10 +204,13 @@ class Stream(Exchange):
         await self.until(lambda: text in self.body)
 
 
-def websocket_scope(url: str, *headers: Header, subprotocols: Iterable[str] = (), answers: bool = True) -> Any:
-    """A handshake; `answers` says whether the server can answer it with a status."""
+def websocket_scope(
+    url: str, *headers: Header, subprotocols: Iterable[str] = (), among_headers: bool = True, answers: bool = True
+) -> Any:
+    """A handshake; `answers` says whether the server can answer it with a status, and `among_headers` whether it leaves
+    the subprotocols there too."""
     offered = ", ".join(subprotocols)
-    more = [(b"sec-websocket-protocol", offered.encode())] if offered else []
+    more = [(b"sec-websocket-protocol", offered.encode())] if offered and among_headers else []
     extensions: dict[str, Any] = {"websocket.http.response": {}} if answers else {}
     return _scope("websocket", url, [*headers, *more]) | {
         "subprotocols": list(subprotocols),

@@ -158,6 +158,17 @@ def test_tokens_by_the_settings() -> None:
     serve(main, **JWT)
 
 
+def test_a_token_among_the_subprotocols_is_found_where_the_server_takes_them_out_of_the_headers() -> None:
+    async def main(feed: HandFed) -> None:
+        app = Starlette(routes=routes(feed))
+        offered = ["bridge.v1", f"bearer.{token({})}"]
+        async with socket(app, "/ws", subprotocols=offered, among_headers=False) as client:
+            await client.heard(1)
+            assert client.sent[0]["subprotocol"] == "bridge.v1"
+
+    serve(main, **JWT)
+
+
 def raises(error: Exception) -> Callable[[HTTPConnection], Grant]:
     def authorize(_: HTTPConnection) -> Grant:
         raise error
