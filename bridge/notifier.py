@@ -7,7 +7,6 @@ What comes from PostgreSQL comes with the whole guarantee of `bridge.open_feed`,
 publish goes beside the log, to those who listen at that moment.
 """
 
-import asyncio
 import inspect
 import json
 import logging
@@ -19,6 +18,7 @@ from typing import Any, Self
 
 import anyio
 
+from bridge.cancellation import is_of_another_task
 from bridge.core import events
 from bridge.core.cursor import Cursor
 from bridge.errors import SettingsError
@@ -250,7 +250,7 @@ class RedisNotifierService:
             if inspect.isawaitable(result):
                 await result
         except BaseException as error:
-            if not (isinstance(error, Exception) or _is_of_another_task(error)):
+            if not (isinstance(error, Exception) or is_of_another_task(error)):
                 raise
             log.exception("A callback failed: %s", getattr(callback, "__qualname__", callback))
         finally:
@@ -260,14 +260,6 @@ class RedisNotifierService:
         if channel not in self.settings.channels:
             known = ", ".join(self.settings.channels)
             raise SettingsError(f"{channel!r} is no configured channel (BRIDGE_CHANNELS): there are {known}")
-
-
-def _is_of_another_task(error: BaseException) -> bool:
-    """Whether it is the cancellation of something that was awaited, on asyncio: nobody has cancelled this task."""
-    if not isinstance(error, asyncio.CancelledError) or anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
-        return False
-    task = asyncio.current_task()
-    return task is not None and not task.cancelling()
 
 
 class _Loop:

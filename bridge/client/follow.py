@@ -19,12 +19,14 @@ from typing import Final, Generic, Literal, TypeVar
 import anyio
 import msgspec
 
+from bridge.cancellation import is_of_another_task
 from bridge.client.buffer import Buffer
 from bridge.client.session import OpenStream, open_stream, session
 from bridge.client.token import Bearer, Token
 from bridge.client.url import resumed, shown, tokens
 from bridge.client.verdict import Lost
 from bridge.core.backoff import Backoff
+from bridge.errors import BridgeError
 
 log = logging.getLogger("bridge.client")
 
@@ -95,8 +97,13 @@ class Follower(Generic[T]):
                 self._tell("waiting", lost.problem, delay_seconds)
                 await anyio.sleep(delay_seconds)
                 await self.buffer.wait_for_room()
-        except Exception as error:
-            self.buffer.end(error)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self.buffer.end(error)
+            elif is_of_another_task(error):
+                self.buffer.end(BridgeError("token or on_state: it has awaited a task that was cancelled"))
+            else:
+                raise
 
     async def _connect_once(self) -> Lost:
         """One connection from its beginning to its end. Raises what ends the stream."""

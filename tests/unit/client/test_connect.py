@@ -16,7 +16,7 @@ from anyio.streams.tls import TLSListener
 from wsproto.events import CloseConnection
 
 from bridge.client import LinkState, connect
-from bridge.errors import SettingsError
+from bridge.errors import BridgeError, SettingsError
 from bridge.stream import Event, Notification, Subscribed
 from tests.support.loops import LOOPS, Loop, run_on
 from tests.support.redis import make_certificates
@@ -86,6 +86,21 @@ def test_errors_of_the_body_are_raised_as_they_are(loop: Loop) -> None:
                 with pytest.raises(type(error)) as raised:
                     await fail(error)
                 assert raised.value is error
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_token_that_awaits_what_is_cancelled_ends_the_stream_with_an_error(loop: Loop) -> None:
+    async def wait_in_vain() -> str:
+        task = asyncio.ensure_future(asyncio.sleep(60, ""))
+        task.cancel()
+        return await task
+
+    async def main() -> None:
+        async with connect("http://127.0.0.1:9", token=wait_in_vain) as client:
+            with pytest.raises(BridgeError, match="awaited a task that was cancelled"):
+                await client.__anext__()
 
     run_on(loop, main)
 
