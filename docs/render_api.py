@@ -71,7 +71,15 @@ SECTIONS = (
 )
 
 INTERNAL = frozenset(
-    {"EventFeed.hub", "EventFeed.inbox", "EventFeed.start", "EventFeed.stop", "Grant.subscription", "Subscription.tell"}
+    {
+        "EventFeed.hub",
+        "EventFeed.inbox",
+        "EventFeed.start",
+        "EventFeed.stop",
+        "Grant.subscription",
+        "Subscription.publish",
+        "Subscription.tell",
+    }
 )
 """Public by name, because other packages of the bridge use them; nothing is promised about them."""
 
