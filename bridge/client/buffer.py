@@ -80,7 +80,7 @@ class Buffer(Generic[T]):
         Cancelling takes nothing. Raises anyio.BusyResourceError where another task is taking.
         """
         if self._is_busy:
-            raise anyio.BusyResourceError("taking events from this client; open one client for each task")
+            raise anyio.BusyResourceError("taking events (open one client for each task) from")
         self._is_busy = True
         try:
             await self._wait_for_item()

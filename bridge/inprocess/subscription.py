@@ -68,7 +68,7 @@ class Subscription:
         Raises anyio.BusyResourceError where another task is waiting for one already.
         """
         if self._reading:
-            raise anyio.BusyResourceError("reading from this subscription: another task iterates over it; make its own")
+            raise anyio.BusyResourceError("iterating over (each task needs a subscription of its own)")
         self._reading = True
         try:
             return await self._next()

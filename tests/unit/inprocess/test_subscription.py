@@ -221,7 +221,7 @@ def test_only_one_task_reads_and_who_is_cancelled_has_taken_nothing() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(read)
             await anyio.sleep(0.01)
-            with pytest.raises(anyio.BusyResourceError, match="another task"):
+            with pytest.raises(anyio.BusyResourceError, match="a subscription of its own"):
                 await anext(subscription)
             process.deliver(1)
             group.cancel_scope.cancel()
