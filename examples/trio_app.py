@@ -68,7 +68,9 @@ async def main(directory: Path) -> None:
 if __name__ == "__main__":
     positions = Path(sys.argv[1] if len(sys.argv) > 1 else "positions")
     positions.mkdir(parents=True, exist_ok=True)
+    exit_code = 0
     try:
         trio.run(main, positions)
     except* KeyboardInterrupt:
-        sys.exit(130)
+        exit_code = 130  # what is raised here, as by sys.exit, would become part of a group
+    sys.exit(exit_code)
