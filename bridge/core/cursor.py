@@ -65,7 +65,13 @@ class OpenGap:
 
     def advanced(self, late: Position, timeline: Timeline, *, begins: bool = False) -> "OpenGap":
         """The same, when this late event has come too. It continues the run that is next before it, because late events
-        come in order, unless it `begins` one: nobody knows what may still come before it, if there is room."""
+        come in order, unless it `begins` one: nobody knows what may still come before it, if there is room.
+
+        The run is in the numbering of the gap's beginning, where that is known: whoever can place the gap then knows
+        what has come of it, also where nothing relates it to the session that brought the event."""
+        there = timeline.convert(late, self.after.term)
+        if there is not None and there > self.after:
+            late = there
         best: tuple[Position, int] | None = None
         for index, run in enumerate(self.runs):
             end = timeline.convert(run.last, late.term)

@@ -114,6 +114,16 @@ def test_what_is_related_later_is_not_taken_for_what_came() -> None:
     assert [seq for seq in range(1, 14) if gap.has(Position(1, seq), timeline)] == [1, 2, 3, 4, 11, 12]
 
 
+def test_what_came_late_is_known_wherever_the_gap_can_be_placed() -> None:
+    there, elsewhere = Timeline(), Timeline()
+    there.relate(Position(2, 0), Position(1, 13))
+    gap = OpenGap(Position(2, 3), Position(3, 0)).advanced(Position(1, 17), there)
+    assert gap.runs == (Run(Position(2, 3), Position(2, 4)),)
+    assert gap.has(Position(2, 4), elsewhere)
+    older = OpenGap(Position(2, 3), Position(3, 0)).advanced(Position(1, 2), there)
+    assert older.runs == (Run(Position(1, 1), Position(1, 2)),)
+
+
 def test_of_too_many_runs_the_oldest_are_forgotten() -> None:
     gap = OpenGap(Position(1, 0), Position(1, 99))
     for term in range(2, 2 * MAX_RUNS):
