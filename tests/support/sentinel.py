@@ -11,6 +11,8 @@ from tests.support.redis import Binary, RedisServer, running_redis
 
 SERVICE = "main"
 DOWN_AFTER_MILLISECONDS = 500
+KNOWN_SECONDS = 40.0
+"""A Sentinel asks servers who their replicas are every ten seconds."""
 
 
 @dataclass
@@ -40,9 +42,13 @@ class Watched:
         return next(server for server in self.servers if server is not master)
 
     def settle(self) -> None:
-        """Wait until the other one is a replica in step, and there is something to promote."""
+        """Wait until the other one is a replica in step, and the Sentinel knows that there is something to promote.
+
+        Where it does not when the master goes, it tries again after six minutes only.
+        """
         self.other.command("REPLICAOF", "127.0.0.1", self.master.port)
-        wait_until(lambda: self.other.command("ROLE")[3] == b"connected", lambda: f"{self.other.command('ROLE')}")
+        wait_until(lambda: _in_step(self.other), lambda: f"{self.other.command('ROLE')}")
+        wait_until(lambda: self._promotable, lambda: f"{self._replicas()}", KNOWN_SECONDS)
 
     def fail_over(self) -> None:
         """Promote the replica. The old master goes on as if nothing had happened, for ten seconds or so."""
@@ -57,6 +63,19 @@ class Watched:
         other.command("REPLICAOF", "127.0.0.1", self.master.port)
         for kind in ("normal", "pubsub"):
             other.command("CLIENT", "KILL", "TYPE", kind)
+
+    @property
+    def _promotable(self) -> bool:
+        other = self.other.port
+        return any(
+            (one["port"], one["flags"], one["master-link-status"]) == (str(other), "slave", "ok")
+            for one in self._replicas()
+        )
+
+    def _replicas(self) -> list[dict[str, str]]:
+        """What the Sentinel knows of the replicas."""
+        answers = [[value.decode() for value in one] for one in self.sentinel.command("SENTINEL", "REPLICAS", SERVICE)]
+        return [dict(zip(one[::2], one[1::2], strict=True)) for one in answers]
 
     def _begin(self) -> bool:
         try:
@@ -83,8 +102,13 @@ def watched_pair(binary: Binary) -> Iterator[Watched]:
     with (
         running_redis(binary, diskless) as master,
         running_redis(binary, diskless, f"replicaof 127.0.0.1 {master.port}") as replica,
-        running_sentinel(master) as sentinel,
     ):
-        watched = Watched(sentinel, (master, replica))
-        watched.settle()
-        yield watched
+        wait_until(lambda: _in_step(replica), lambda: f"{replica.command('ROLE')}")
+        with running_sentinel(master) as sentinel:
+            watched = Watched(sentinel, (master, replica))
+            watched.settle()
+            yield watched
+
+
+def _in_step(replica: RedisServer) -> bool:
+    return bool(replica.command("ROLE")[3:4] == [b"connected"])
