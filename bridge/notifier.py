@@ -178,9 +178,10 @@ class RedisNotifierService:
 
         It is called as ``callback(channel, payload)``, synchronous or not, each with a payload of its own. What it
         raises is logged with its traceback, and stops nothing. May be registered at any time, also while the loop runs.
-        Raises SettingsError for a channel that is not configured.
+        Raises SettingsError for a channel that is not configured, TypeError for what is no function.
         """
         self._check(channel)
+        _check_callable(callback)
         self._callbacks.setdefault(channel, []).append(callback)
 
     def unregister_callback(self, channel: str, callback: Callback) -> None:
@@ -193,8 +194,9 @@ class RedisNotifierService:
         """Call this, synchronous or not, for each final gap: what it says may be missing has not come and never will.
 
         It concerns all channels; who shows data that comes from elsewhere should read it again. Without any such
-        callback a gap is a warning in the log.
+        callback a gap is a warning in the log. Raises TypeError for what is no function.
         """
+        _check_callable(callback)
         self._gap_callbacks.append(callback)
 
     async def listen_loop(self) -> None:
@@ -260,6 +262,11 @@ class RedisNotifierService:
         if channel not in self.settings.channels:
             known = ", ".join(self.settings.channels)
             raise SettingsError(f"{channel!r} is no configured channel (BRIDGE_CHANNELS): there are {known}")
+
+
+def _check_callable(callback: object) -> None:
+    if not callable(callback):
+        raise TypeError(f"a callback is a function, not {type(callback).__name__}; give it without calling it")
 
 
 class _Loop:

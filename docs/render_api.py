@@ -59,7 +59,8 @@ SECTIONS = (
             "draining",
             "MatchDataWebSocketManager",
         ),
-        "Needs an extra: `pip install 'notify-bridge[asgi]'`. `MatchDataWebSocketManager` is in `bridge` too.",
+        "Needs Starlette, which comes with FastAPI, or with the extra `asgi`. "
+        "`MatchDataWebSocketManager` is in `bridge` too.",
     ),
     Section("Publish, and callbacks", "bridge", ("init_redis_notifier", "RedisNotifierService")),
     Section(

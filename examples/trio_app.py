@@ -1,13 +1,19 @@
 """A trio program that handles every notification at least once, also across its own restarts.
 
-    DATABASE_URL=postgresql://user@localhost/app python examples/trio_app.py positions/
+    python -m bridge listen                          one listener: PostgreSQL to Redis
+    python examples/trio_app.py positions/           reads the log from where it was, also after an absence
+
+with the same environment for both:
+
+    DATABASE_URL=postgresql://user@localhost/app  REDIS_URL=redis://localhost:6379  USE_REDIS_NOTIFIER=true
 
 Each consumer keeps its cursor in a file: where to go on after what it has handled. It handles first, and writes the
 cursor then: who is killed in between handles the same event once more after the restart, and never misses one. So
 handling must be harmless when it is repeated (an upsert by the event's id, say). For exactly once, write the cursor in
 the same database transaction as the effect.
 
-What cannot be known any more, after a long absence say, comes as a `Gap`: read the state anew from the database then.
+What cannot be known any more, after a long absence say, or after each one without Redis, where nobody else keeps the
+history, comes as a `Gap`: read the state anew from the database then.
 """
 
 import os
@@ -52,8 +58,11 @@ async def audit(feed: EventFeed, cursor: Cursor) -> None:
     """Another one: hears everything. Neither holds up the other."""
     with feed.subscribe(after=cursor.read()) as events:
         async for event in events:
-            if isinstance(event, Notification):
-                print(f"audit: {event.id} {event.channel}", flush=True)
+            match event:
+                case Notification():
+                    print(f"audit: {event.id} {event.channel}", flush=True)
+                case Gap(pending=False):
+                    print(f"audit: incomplete between {event.after} and {event.before}", flush=True)
             if events.cursor is not None:
                 cursor.write(events.cursor)
 

@@ -9,7 +9,7 @@ try:
     import starlette as starlette
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "bridge.asgi needs Starlette, which comes with FastAPI or with: pip install 'notify-bridge[asgi]'",
+        "bridge.asgi needs Starlette, which comes with FastAPI or with: pip install starlette",
         name=error.name,
     ) from error
 

@@ -110,6 +110,7 @@ async def connect(
     target = websocket_url(url, channels, conditions(where or {}))
     if token is not None and tokens(target):
         raise SettingsError("token: the URL holds one already; give one")
+    _check_cursor(after)
     after = after or None
     follower: Follower[Event] = Follower(
         target,
@@ -124,3 +125,8 @@ async def connect(
     )
     async with running(follower) as buffer:
         yield Client(buffer)
+
+
+def _check_cursor(after: object) -> None:
+    if after is not None and not isinstance(after, str):
+        raise SettingsError(f"after: a cursor is text, not {type(after).__name__}")

@@ -18,7 +18,7 @@ from bridge.hub import Buffers, Hub, Inbox
 from bridge.hub.encoding import Protocol
 from bridge.hub.hub import TICK_SECONDS
 from bridge.hub.retry import retry_seconds
-from bridge.inprocess.options import Scalar, read_settings, read_subscription
+from bridge.inprocess.options import Scalar, checked_cursor, read_settings, read_subscription
 from bridge.inprocess.subscription import Subscription
 from bridge.links.openers import RealLinks
 from bridge.settings import Settings
@@ -51,7 +51,7 @@ async def open_feed(
     entered and left by the same task. Raises SettingsError for what cannot be used. What the body raises is raised as
     it is. Cancelling closes all connections.
     """
-    feed = EventFeed(read_settings(db_url, use_redis, redis_url, channels, settings), after)
+    feed = EventFeed(read_settings(db_url, use_redis, redis_url, channels, settings), checked_cursor(after))
     failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         feed.start(tasks)
@@ -168,8 +168,10 @@ class EventFeed:
         buffer_bytes: int | None,
     ) -> Subscription:
         wanted = read_subscription(channels, where, self.channels)
+        if buffer_bytes is not None and not buffer_bytes > 0:
+            raise SettingsError(f"buffer_bytes: {buffer_bytes!r} is not allowed; give a number above 0")
         new_inbox = partial(self.inbox, "lines", buffer_bytes)
-        subscription = Subscription(self.hub, wanted, after, new_inbox, self._feed.state.value)
+        subscription = Subscription(self.hub, wanted, checked_cursor(after), new_inbox, self._feed.state.value)
         self._subscriptions.add(subscription)
         return subscription
 

@@ -30,11 +30,19 @@ def read_settings(
     return settings
 
 
+def checked_cursor(after: object) -> str | None:
+    """The cursor that was given, if it is one at all. Raises SettingsError."""
+    if after is None or isinstance(after, str):
+        return after
+    raise SettingsError(f"after: a cursor is text, not {type(after).__name__}")
+
+
 def read_subscription(
     channels: Iterable[str], where: Mapping[str, Scalar | Iterable[Scalar]] | None, known: frozenset[str]
 ) -> Subscription:
     """What these arguments of `subscribe` ask for. Raises SettingsError."""
-    asked = frozenset(channels)
+    asked = frozenset(map(_name, channels))
+    _check_fields(where)
     try:
         check_channels(asked, known)
     except BadTarget as error:
@@ -66,10 +74,21 @@ def _text(name: str, value: object) -> str:
     raise SettingsError(f"{name}: {value!r} is not allowed; give text, a number, True or False")
 
 
+def _name(channel: object) -> str:
+    if isinstance(channel, str):
+        return channel
+    raise SettingsError(f"channels: a name is text, not {type(channel).__name__}; give one argument for each")
+
+
+def _check_fields(where: object) -> None:
+    if where is not None and not isinstance(where, Mapping):
+        raise SettingsError(f"where: give fields and their values, as {{'match_id': 7}}, and not {where!r}")
+
+
 def _values(field: str, value: Scalar | Iterable[Scalar]) -> tuple[str, ...]:
     """The values that a field may have, each as the text that payloads are compared by."""
     given: Iterable[Scalar] = [value] if value is None or isinstance(value, str | int | float) else value
-    found = sorted({_scalar(field, one) for one in given})
+    found = [] if isinstance(value, Mapping) else sorted({_scalar(field, one) for one in given})
     if not found:
         raise SettingsError(f"where: {field!r} has no value to be compared with")
     return tuple(found)

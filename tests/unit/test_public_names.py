@@ -72,7 +72,7 @@ def test_without_the_extra_everything_else_works_and_the_error_says_what_is_miss
     assert "open_feed" in in_python(f"{without}import pydoc; print(pydoc.plain(pydoc.render_doc(bridge)))")
     in_python(f"{without}from bridge import *")
     said = in_python(f"{without}bridge.MatchDataWebSocketManager", fails=True)
-    assert "bridge.asgi needs Starlette, which comes with FastAPI or with: pip install 'notify-bridge[asgi]'" in said
+    assert "bridge.asgi needs Starlette, which comes with FastAPI or with: pip install starlette" in said
 
 
 def test_help_says_how_to_use_it() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import SettingsError
-from bridge.inprocess.options import read_settings, read_subscription
+from bridge.inprocess.options import checked_cursor, read_settings, read_subscription
 
 KNOWN = frozenset({"a", "b"})
 
@@ -82,9 +82,20 @@ def test_a_subscription_compares_as_text() -> None:
         ([], {"n": [object()]}, "'n' is compared with text"),
         ([], {str(n): 1 for n in range(17)}, "at most 16 fields"),
         ([], {"n": range(257)}, "256 combinations"),
+        ([["a"]], None, "a name is text, not list; give one argument for each"),
+        ([], "n=7", "give fields and their values"),
+        ([], {"n": {"m": 1}}, "'n' has no value to be compared with"),
     ],
 )
-def test_a_subscription_that_cannot_be_is_refused(channels: list[str], where: Any, said: str) -> None:
+def test_a_subscription_that_cannot_be_is_refused(channels: list[Any], where: Any, said: str) -> None:
     with pytest.raises(SettingsError, match=r"^[^\n]*$") as refused:
         read_subscription(channels, where, KNOWN)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("after", [7, b"1-1"])
+def test_a_cursor_is_text(after: Any) -> None:
+    assert checked_cursor("1-1") == "1-1"
+    assert checked_cursor(None) is None
+    with pytest.raises(SettingsError, match=r"after: a cursor is text, not (int|bytes)"):
+        checked_cursor(after)
