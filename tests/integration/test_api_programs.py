@@ -14,6 +14,7 @@ from typing import Literal
 import pytest
 from websockets.sync.client import connect
 
+from bridge.core.position import Position
 from docs.render_api import MARK, PAGE
 from tests.support.fleet import WHOLE, Fleet, Servers, running_fleet
 from tests.support.fleet import servers as servers
@@ -125,6 +126,7 @@ def test_consumers_go_on_where_they_were(world: World, loop: Loop) -> None:
     def printed(number: int) -> str:
         return f"scoreboard_change {{'n': {number}}}"
 
+    kept = world.directory / "scoreboard_change.cursor"
     with world.running("program.py") as program:
 
         def heard() -> bool:
@@ -132,6 +134,10 @@ def test_consumers_go_on_where_they_were(world: World, loop: Loop) -> None:
             return printed(1) in program.printed() and (world.directory / "match_change.cursor").exists()
 
         wait_until(heard, program.printed, WAIT_SECONDS)
+        with kept.open() as earlier:
+            known = kept.stat().st_ino
+            wait_until(lambda: heard() and kept.stat().st_ino != known, program.printed, WAIT_SECONDS)
+            assert Position.parse(earlier.read()), "it was written over: whoever ends it in that moment loses both"
         program.end()
     for number in (2, 3):
         world.notify("scoreboard_change", n=number)

@@ -101,6 +101,12 @@ class JsonClient:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
+    @property
+    def close_code(self) -> int | None:
+        """Of the close frame that has come; None where none has."""
+        received = self.connection.protocol.close_rcvd
+        return None if received is None else received.code
+
     def next(self, seconds: float = 20.0) -> Any:
         return json.loads(self.connection.recv(seconds))
 

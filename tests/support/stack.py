@@ -99,10 +99,17 @@ class Reader:
 
     async def until(self, predicate: Callable[[], object]) -> None:
         """Wait until the predicate holds, looking again whenever something arrives."""
-        with anyio.fail_after(WAIT_SECONDS):
+        with anyio.move_on_after(WAIT_SECONDS):
             while not predicate():
                 self._news = anyio.Event()
                 await self._news.wait()
+        assert predicate(), self.summary()
+
+    def summary(self) -> str:
+        """What has arrived, but for the events themselves; and the newest of these."""
+        others = [item for item in self.items if not isinstance(item, Event)]
+        state = self.feed.state.value if self.feed is not None else None
+        return f"{len(self.events)} events, {self.events[-3:]} at the end; beside them {others}; {state}"
 
     async def live(self) -> None:
         assert self.feed is not None

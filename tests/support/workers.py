@@ -108,4 +108,4 @@ def metrics(running: BridgeProcess) -> dict[str, float]:
 
 
 def closed(client: JsonClient) -> bool:
-    return client.connection.protocol.close_rcvd is not None
+    return client.close_code is not None
