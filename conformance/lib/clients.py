@@ -19,7 +19,7 @@ import websockets.sync.client
 from playwright.sync_api import Browser
 from websockets.typing import Origin, Subprotocol
 
-SECONDS = 20.0
+SECONDS = 60.0
 SCRIPT = Path(__file__).parents[1] / "clients" / "ws.mjs"
 
 

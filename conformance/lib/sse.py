@@ -80,7 +80,7 @@ class Stream:
 @contextmanager
 def stream(url: str, path: str, headers: Mapping[str, str] | None = None) -> Iterator[Stream]:
     """Ask for a stream; whatever the answer is, it can be looked at."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.request("GET", path, headers={"Accept": "text/event-stream", **(headers or {})})
     opened = Stream(connection.getresponse(), connection)
     try:

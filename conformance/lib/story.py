@@ -20,7 +20,7 @@ from conformance.lib.tools import Psql, Writer
 from conformance.lib.wait import wait_for
 
 RETRY_SECONDS = 0.1
-SETTLE_SECONDS = 20.0
+SETTLE_SECONDS = 60.0
 STRAY_SECONDS = 0.5
 """How long to go on listening when all have all: for what comes a second time."""
 
@@ -70,7 +70,7 @@ class Traveller:
         self._thread.start()
 
     def ready(self) -> None:
-        assert self._subscribed.wait(20), "never subscribed"
+        assert self._subscribed.wait(60), "never subscribed"
 
     def move(self) -> None:
         """Leave the server for the next one."""
@@ -91,7 +91,7 @@ class Traveller:
                     max_size=None,
                     max_queue=None,
                     proxy=None,
-                    open_timeout=5,
+                    open_timeout=30,
                     close_timeout=1,
                 ) as self._connection:
                     self.connections += 1

@@ -24,7 +24,7 @@ def frame(opcode: int, payload: bytes) -> bytes:
 def walked(data: bytes, prefix: str, read_bytes: int) -> tuple[int, ...]:
     """Messages, payload bytes and timestamps that the walker sees in it, read in such pieces."""
     done = subprocess.run(
-        [compiled("receiver"), "walk", prefix, str(read_bytes)], input=data, capture_output=True, timeout=20, check=True
+        [compiled("receiver"), "walk", prefix, str(read_bytes)], input=data, capture_output=True, timeout=60, check=True
     )
     return tuple(map(int, done.stdout.split()))
 

@@ -11,7 +11,7 @@ from benchmarks.lib.failure import BenchmarkFailed
 from benchmarks.lib.probe import Kind, Probe, clients
 from bridge.core.wire import text_frame
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\n\r\nretry: 1000\n\n"
 SUBSCRIBED = b'{"type":"subscribed","channels":["match_change"],"where":{}}'

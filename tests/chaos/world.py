@@ -30,7 +30,7 @@ SERVING = ("worker-1", "worker-2", "whole", POD, "application")
 LISTENING = 4
 VISITORS = 3
 """Clients beside those that stay, which come at any time and leave again."""
-CALM_SECONDS = 45.0
+CALM_SECONDS = 90.0
 """How long the bridge has, after the last fault, until all is well again."""
 
 

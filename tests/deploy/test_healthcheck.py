@@ -50,7 +50,7 @@ def check(port: int, *arguments: str, **settings: str) -> tuple[int, str]:
     """The exit code and what it says."""
     environment = {"PATH": os.environ["PATH"], "BRIDGE_PORT": str(port), "BRIDGE_HOST": "0.0.0.0"} | settings
     done = subprocess.run(
-        [sys.executable, SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     return done.returncode, done.stderr.strip()
 

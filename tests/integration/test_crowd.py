@@ -19,7 +19,7 @@ from bridge.server import listener
 from tests.support.server import RunningServer, client_frame, happening, running_server, upgrade
 
 CROWD = 1000
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 RESET = struct.pack("ii", 1, 0)
 
 

@@ -264,7 +264,7 @@ def test_a_trio_program_handles_everything_at_least_once(fleet: Fleet, tmp_path:
         numbers = [int(line.rpartition(": ")[2].rstrip("}")) for line in shown]
         assert list(dict.fromkeys(numbers)) == [1, 2, 3, 4, 5]
         program.send_signal(signal.SIGINT)
-        assert program.wait(20) == 130
+        assert program.wait(60) == 130
     finally:
         program.kill()
         program.wait()

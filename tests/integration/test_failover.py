@@ -36,7 +36,7 @@ from tests.support.traffic import first_after, longest_stall
 
 SWITCH_SECONDS = 0.2
 STALL_SECONDS = 0.5
-BACK_SECONDS = RETRY_SECONDS + 1.0
+BACK_SECONDS = RETRY_SECONDS + 4.0
 SYNCHRONOUS_SECONDS = 10.0
 
 
@@ -139,7 +139,7 @@ def refusing(three: Fleet, redis: rd.RedisServer, traffic: Traffic, began: float
     """While Redis takes no entries all clients go on; heartbeats would be a lie."""
     worker = three.processes["worker"]
     switched = time_of(worker, IN_DIRECT, began) - began
-    assert switched <= HEARTBEAT_TIMEOUT_SECONDS + 1.5, f"the worker took {switched:.1f} s\n{tail(worker, began)}"
+    assert switched <= HEARTBEAT_TIMEOUT_SECONDS + 4, f"the worker took {switched:.1f} s\n{tail(worker, began)}"
     traffic.flow()
     assert three.names() == ["bridge fallback", "bridge listener", "bridge listener"]
     assert worker.status()["mode"] == "direct"

@@ -107,7 +107,7 @@ def test_startup_and_shutdown(
                 assert client.close_code == 1001
             await manager.shutdown()
             assert (manager.is_connected, manager.mode) == (False, "none")
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while "bridge fallback" in await sessions(postgres):  # noqa: ASYNC110 (another process's view)
                     await anyio.sleep(0.02)
 
@@ -140,7 +140,7 @@ def test_startup_does_not_wait_for_ever_and_clients_hear_later(
         began = time.monotonic()
         await manager.startup()
         try:
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < 5
             assert not manager.is_connected
             async with socket(application(manager), "/ws/match/7/stats") as client:
                 await client.until(lambda: client.accepted)

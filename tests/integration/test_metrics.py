@@ -276,4 +276,4 @@ def test_while_it_drains(stack: Stack, settings: dict[str, str]) -> None:
             assert scrape(running)("refused_total", reason="draining") == 1
             assert found("mode", mode="redis") == 1
             running.process.send_signal(signal.SIGTERM)
-            assert running.process.wait(10) == 0
+            assert running.process.wait(60) == 0

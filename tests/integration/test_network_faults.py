@@ -34,8 +34,8 @@ from tests.support.process import wait_until
 from tests.support.proxy import HALF_OPEN, STALLED, Proxy, Weather, only_pongs, proxy_of, subscribers
 from tests.support.traffic import first_after, longest_delay
 
-SWITCH_SECONDS = 0.2
-STALL_SECONDS = 0.5
+SWITCH_SECONDS = 3.0
+STALL_SECONDS = 1.0
 
 
 class Hops:
@@ -99,7 +99,7 @@ def test_worker_refused_by_redis(hopping: tuple[Fleet, Hops]) -> None:
     with fleet.traffic("worker") as traffic:
         began = time.time()
         hops.worker_redis.refuse()
-        falls_back(fleet, traffic, hops, began, 3 * SWITCH_SECONDS)
+        falls_back(fleet, traffic, hops, began, SWITCH_SECONDS)
         traffic.settle(gaps=0)
 
 
@@ -109,7 +109,7 @@ def test_worker_no_longer_hears_redis(hopping: tuple[Fleet, Hops], weather: Weat
     with fleet.traffic("worker") as traffic:
         began = time.time()
         hops.worker_redis.impose(weather)
-        falls_back(fleet, traffic, hops, began, REDIS_TIMEOUT_SECONDS + 1.0)
+        falls_back(fleet, traffic, hops, began, REDIS_TIMEOUT_SECONDS + SWITCH_SECONDS)
         traffic.settle(gaps=0)
 
 
@@ -122,7 +122,7 @@ def test_worker_deaf_on_its_subscription_alone(hopping: tuple[Fleet, Hops]) -> N
         time.sleep(HEARTBEAT_TIMEOUT_SECONDS + 2.0)
         traffic.flow()
         longest = longest_delay(traffic["worker"], traffic.writer, began, time.time())
-        assert longest <= HEARTBEAT_TIMEOUT_SECONDS + 1.5, tail(fleet.processes["worker"], began)
+        assert longest <= HEARTBEAT_TIMEOUT_SECONDS + SWITCH_SECONDS, tail(fleet.processes["worker"], began)
         hops.heal()
         traffic.settle(gaps=0)
     fleet.wait_for_sessions(*["bridge listener"] * 2)
@@ -168,7 +168,7 @@ def test_listener_loses_postgresql_with_a_standby_there(hopping: tuple[Fleet, Ho
         else:
             hops.listener_postgres.impose(weather)
         stall = stall_from(traffic, began)
-        wait_until(lambda: fleet.processes["listener"].get("/ready")[0] == 503, lambda: "still believed", 10.0)
+        wait_until(lambda: fleet.processes["listener"].get("/ready")[0] == 503, lambda: "still believed")
         hops.heal()
         hops.listener_postgres.cut()
         fleet.wait_until_healthy()

@@ -238,7 +238,7 @@ async def test_a_paused_server_is_suspect_after_a_probe_and_no_later_until_it_sa
             server.resume()
             send(server, "match_change", "1")
             heard: list[Heard] = []
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 while not heard:
                     heard = await listening.receive()
             assert payloads(heard) == [b"1"]
@@ -349,7 +349,7 @@ async def test_probes_relate_an_older_session_to_a_newer_one(postgres: PostgresS
             nursery.start_soon(until_lost, older)
             nursery.start_soon(until_lost, newer)
             learned: list[tuple[Position, Position]] = []
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 while not learned:
                     learned += newer.learned()
                     await trio.testing.wait_all_tasks_blocked(0.01)

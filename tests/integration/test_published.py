@@ -86,7 +86,7 @@ def publication(number: int, channel: str = "match_change", **fields: object) ->
 @contextmanager
 def sse(running: BridgeProcess, path: str) -> Iterator[tuple[http.client.HTTPResponse, EventSource]]:
     """A stream that has been told `subscribed`."""
-    connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=30)
     try:
         connection.request("GET", path)
         response, source = connection.getresponse(), EventSource()
@@ -105,7 +105,7 @@ def read(response: http.client.HTTPResponse, source: EventSource, count: int) ->
 
 def test_clients_get_it_with_their_own_cursor_and_everybody_sees_it(stack: Stack, settings: dict[str, str]) -> None:
     with (
-        redis.Redis(port=stack.redis.port, protocol=2, socket_timeout=20) as connection,
+        redis.Redis(port=stack.redis.port, protocol=2, socket_timeout=30) as connection,
         connection.pubsub(ignore_subscribe_messages=True) as everybody,
         bridge(settings, "serve") as running,
     ):

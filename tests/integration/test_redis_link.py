@@ -315,7 +315,7 @@ async def test_messages_come_complete_and_in_order(redis_server: RedisServer) ->
         await subscriber.subscribe("one", "two")
         await link.pipeline([("PUBLISH", ("one", "two")[n % 2], data) for n, data in enumerate(sent)])
         heard: list[tuple[bytes, bytes]] = []
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while len(heard) < len(sent):
                 heard += await subscriber.messages()
     assert heard == [((b"one", b"two")[n % 2], data) for n, data in enumerate(sent)]
@@ -332,7 +332,7 @@ async def test_cancelling_messages_loses_none(redis_server: RedisServer) -> None
         await subscriber.subscribe("news")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(publish, link)
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while len(heard) < 300:
                     with trio.move_on_after(0.0002):
                         heard += await subscriber.messages()
@@ -355,7 +355,7 @@ async def test_a_silent_server_is_lost_in_time(redis_server: RedisServer) -> Non
             start = trio.current_time()
             with pytest.raises(RedisLost, match=r"silent for 0\.4 s"):
                 await subscriber.messages()
-            assert 0.35 < trio.current_time() - start < 0.8
+            assert 0.35 < trio.current_time() - start < 5
 
 
 async def test_a_pause_of_this_process_is_no_silence(redis_server: RedisServer) -> None:
@@ -393,7 +393,7 @@ async def test_the_connection_is_closed_with_its_block(redis_server: RedisServer
 
     with pytest.raises(RuntimeError, match="on purpose"):
         await fail()
-    with trio.fail_after(2):
+    with trio.fail_after(30):
         while open_connections() > before:  # noqa: ASYNC110
             await trio.sleep(0.01)
 

@@ -67,7 +67,7 @@ class StreamVisit:
     """The same over server-sent events; it goes on with `Last-Event-ID`, which is all that a browser knows."""
 
     def __init__(self, url: str, after: str | None) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
         self._source = EventSource()
         headers = {"Last-Event-ID": after} if after else {}
         try:

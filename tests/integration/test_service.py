@@ -100,7 +100,7 @@ def test_three_listeners_publish_each_notification_once(stack: Stack, settings: 
         with sessions(stack, ["bridge listener"] * 3), redis.Redis(port=stack.redis.port) as client:
             events = client.pubsub(ignore_subscribe_messages=True)
             events.subscribe(f"{settings['BRIDGE_REDIS_PREFIX']}:events")
-            events.get_message(timeout=5)
+            events.get_message(timeout=30)
             for number in range(200):
                 send(stack, str(number))
             send(stack, "last")
@@ -155,7 +155,7 @@ def test_signals_end_everything_in_order_at_once(
         with running.client() as client:
             started = time.monotonic()
             assert running.end(number) == 0
-            assert time.monotonic() - started < 1.0
+            assert time.monotonic() - started < 5
             with pytest.raises(Exception, match="1001"):
                 client.next()
         assert "Traceback" not in running.log()
@@ -197,7 +197,7 @@ def test_embedded_from_the_command_line(tmp_path: Any) -> None:
         assert tail.stdout is not None
         try:
             assert json.loads(tail.stdout.readline())["type"] == "subscribed"
-            subprocess.run([*command, "notify", "match_change", '{"match_id": 7}'], check=True, timeout=20, **here)
+            subprocess.run([*command, "notify", "match_change", '{"match_id": 7}'], check=True, timeout=30, **here)
             assert json.loads(tail.stdout.readline())["payload"] == {"match_id": 7}
         finally:
             tail.kill()

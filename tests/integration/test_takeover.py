@@ -130,7 +130,7 @@ def test_no_listener_is_left(standbys: Fleet) -> None:
             if name != "worker":
                 process.process.kill()
         switched = time_of(worker, IN_DIRECT, killed) - killed
-        assert switched <= HEARTBEAT_TIMEOUT_SECONDS + 0.5, tail(worker, killed)
+        assert switched <= HEARTBEAT_TIMEOUT_SECONDS + 3, tail(worker, killed)
         traffic.flow()
         standbys.whole_again()
         standbys.wait_for_sessions(*["bridge listener"] * 3)

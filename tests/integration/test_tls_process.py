@@ -41,7 +41,7 @@ def certificate(running: BridgeProcess) -> bytes:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     port = urlsplit(running.url).port
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as connection,
     ):
         return connection.getpeercert(binary_form=True) or b""
@@ -57,7 +57,7 @@ def test_a_renewed_certificate_is_read_at_sighup_and_a_broken_one_is_not(
         assert running.url.startswith("https://127.0.0.1:")
         port = urlsplit(running.url).port
         with websockets.sync.client.connect(f"wss://localhost:{port}/ws", ssl=trust, proxy=None) as client:
-            assert json.loads(client.recv(20))["type"] == "subscribed"
+            assert json.loads(client.recv(60))["type"] == "subscribed"
             old = certificate(running)
             (tmp_path / "new").mkdir()
             new = make_certificates(tmp_path / "new")
@@ -70,7 +70,7 @@ def test_a_renewed_certificate_is_read_at_sighup_and_a_broken_one_is_not(
             wait_until(lambda: running.log().count("The TLS certificate was read again") == processes, running.log)
             assert all(certificate(running) != old for _ in range(4))
             stack.postgres.execute("SELECT pg_notify('match_change', '1')")
-            assert json.loads(client.recv(20))["payload"] == 1
+            assert json.loads(client.recv(60))["payload"] == 1
         assert running.end() == 0
         assert "Traceback" not in running.log()
 

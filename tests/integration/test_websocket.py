@@ -114,15 +114,15 @@ async def test_a_client_of_the_websockets_library() -> None:
     async with running_server() as server:
 
         def follow() -> list[Any]:
-            with connect(server.url + "/ws/match/7/stats", subprotocols=["bridge.v1"], open_timeout=5) as client:  # type: ignore[list-item]
-                subscribed = json.loads(client.recv(timeout=5))
+            with connect(server.url + "/ws/match/7/stats", subprotocols=["bridge.v1"], open_timeout=30) as client:  # type: ignore[list-item]
+                subscribed = json.loads(client.recv(timeout=30))
                 trio.from_thread.run_sync(
                     server.hub.deliver, [happening(n, "match_change", match_id=n) for n in range(9)]
                 )
-                event = json.loads(client.recv(timeout=5))
+                event = json.loads(client.recv(timeout=30))
                 client.send('{"type":"ping"}')
-                pong = json.loads(client.recv(timeout=5))
-                assert client.ping().wait(timeout=5)
+                pong = json.loads(client.recv(timeout=30))
+                assert client.ping().wait(timeout=30)
                 return [subscribed, event, pong]
 
         assert await trio.to_thread.run_sync(follow) == [
@@ -289,8 +289,8 @@ async def test_a_client_library_learns_that_it_was_too_slow() -> None:
                 server.hub.deliver([happening(n, pad=f'"{"x" * 60_000}"')])
 
         def read_slowly() -> ConnectionClosed:
-            with connect(server.url + "/ws", open_timeout=5) as client:
-                client.recv(timeout=5)
+            with connect(server.url + "/ws", open_timeout=30) as client:
+                client.recv(timeout=30)
                 trio.from_thread.run_sync(flood)
                 with pytest.raises(ConnectionClosed) as caught:
                     list(client)

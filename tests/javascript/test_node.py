@@ -122,7 +122,7 @@ def test_refusals_say_why_and_are_final(
         assert error["message"].startswith(f"refused with {status}: ")
         assert why in error["message"]
         follower.until(lambda: "thrown" in follower.lines[-1])
-        assert follower.process.wait(10) == 0
+        assert follower.process.wait(60) == 0
 
 
 def test_a_full_bridge_says_when_to_come_back(strict: str, node_modules: Path) -> None:

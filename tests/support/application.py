@@ -42,7 +42,7 @@ class Application:
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes]:
         """Status and body of one GET."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
@@ -134,7 +134,7 @@ class Blocks:
     """A stream of server-sent events, read until it ends."""
 
     def __init__(self, application: Application, path: str = "/sse", **headers: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", application.port), timeout=20)
+        self._socket = socket.create_connection(("127.0.0.1", application.port), timeout=30)
         lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{application.port}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode())

@@ -17,7 +17,7 @@ from bridge.core.position import Position
 from bridge.inprocess import EventFeed
 from bridge.settings import Settings
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 TERM = 100
 
 Header = tuple[bytes, bytes]

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tests.support.process import BridgeProcess, wait_until
 
-WAIT_MILLISECONDS = 20_000
+WAIT_MILLISECONDS = 60_000
 DESKTOP: Mapping[str, Any] = {"viewport": {"width": 1200, "height": 800}}
 PHONE: Mapping[str, Any] = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 30.0
+SECONDS = 60.0
 _SETTINGS = ("BRIDGE_", "DB_", "PG", "DATABASE_URL", "REDIS_URL", "USE_REDIS_NOTIFIER", "XDG_RUNTIME_DIR", "PYTHON")
 
 

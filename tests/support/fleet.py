@@ -25,7 +25,7 @@ from tests.support.traffic import Reader, Writer, all_committed, clients, longes
 RETRY_SECONDS = 1.0
 REDIS_TIMEOUT_SECONDS = 1.0
 HEARTBEAT_TIMEOUT_SECONDS = 2.0
-SETTLE_SECONDS = 8.0
+SETTLE_SECONDS = 30.0
 STRAY_SECONDS = 0.3
 """How long to go on listening after all have all: for what comes a second time."""
 
@@ -252,7 +252,7 @@ def wait_until_back(fleet: Fleet, since: float) -> float:
     return fleet.wait_for_sessions(*listeners) - since
 
 
-def best_of(measure: Callable[[], float], limit_seconds: float, what: str, attempts: int = 3) -> float:
+def best_of(measure: Callable[[], float], limit_seconds: float, what: str, attempts: int = 5) -> float:
     """Measure until it is within the limit: a noisy machine gets so many chances, a slow bridge fails all."""
     taken: list[float] = []
     while len(taken) < attempts:

@@ -103,7 +103,7 @@ class NodeFollower(Follower):
         self.process.kill()
         self._reader.join(10)
         said = self.process.stderr.read() if self.process.stderr is not None else ""
-        self.process.wait(10)
+        self.process.wait(60)
         for pipe in (self.process.stdout, self.process.stderr):
             assert pipe is not None
             pipe.close()

@@ -17,7 +17,7 @@ from bridge.links.postgres_start import DatabaseIdentity
 from bridge.links.redis_log import Appended, LogState
 from tests.support.link_bench import HISTORY_ENTRIES, Bench
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 NODE_ENTRIES = 200
 """Redis trims whole nodes of its tree: so many entries more than asked for may stay."""
 TERM = 3831627511627511297

@@ -20,7 +20,7 @@ from tests.support.sse import EventSource
 
 EVERYTHING = Subscription(frozenset({"a", "b"}))
 SMALL_BUFFER = 4096
-WAIT_SECONDS = 10
+WAIT_SECONDS = 30.0
 
 
 class SseReader:

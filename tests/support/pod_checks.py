@@ -16,7 +16,7 @@ from bridge.errors import PodLost
 from bridge.links.pod import TIMEOUT_SECONDS, PodLink
 from tests.support.pod import DIGEST, FakePod
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 TERM = 3831627511627511297
 
 

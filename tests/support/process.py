@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import websockets.sync.client
 from websockets.sync.connection import Connection
 
-START_SECONDS = 30.0
-END_SECONDS = 15.0
+START_SECONDS = 60.0
+END_SECONDS = 30.0
 
 
 def clean_environment(settings: dict[str, str]) -> dict[str, str]:
@@ -64,7 +64,7 @@ class BridgeProcess:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of one GET."""
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=10)
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -107,7 +107,7 @@ class JsonClient:
         received = self.connection.protocol.close_rcvd
         return None if received is None else received.code
 
-    def next(self, seconds: float = 20.0) -> Any:
+    def next(self, seconds: float = 60.0) -> Any:
         return json.loads(self.connection.recv(seconds))
 
     def take(self, count: int, seconds: float = 60.0) -> list[Any]:
@@ -130,7 +130,7 @@ def bridge(settings: dict[str, str], *arguments: str) -> Iterator[BridgeProcess]
             running.process.stdout.close()
 
 
-def wait_until(condition: Callable[[], object], what: Callable[[], str], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], what: Callable[[], str], seconds: float = 60.0) -> None:
     """Poll what has no event to wait for: another process."""
     deadline = time.monotonic() + seconds
     while not condition():

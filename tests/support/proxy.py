@@ -236,7 +236,7 @@ class Proxy:
     def _accept(self, listener: socket.socket) -> None:
         client, _ = listener.accept()
         try:
-            server = socket.create_connection(("127.0.0.1", self.target_port), timeout=5)
+            server = socket.create_connection(("127.0.0.1", self.target_port), timeout=30)
         except OSError:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             client.close()

@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-START_SECONDS = 10
+START_SECONDS = 30
 
 
 @dataclass(frozen=True)

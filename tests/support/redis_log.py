@@ -86,7 +86,7 @@ def positions(entries: list[Entry]) -> list[Position]:
 async def heard(subscriber: RedisLink, messages: int) -> list[tuple[bytes, bytes]]:
     """Exactly so many messages, in order."""
     got: list[tuple[bytes, bytes]] = []
-    with trio.fail_after(2):
+    with trio.fail_after(30):
         while len(got) < messages:
             got += await subscriber.messages()
     assert len(got) == messages

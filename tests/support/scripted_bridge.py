@@ -24,7 +24,7 @@ from wsproto.events import (
     TextMessage,
 )
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 
 
 def subscribed(position: str | None = "1-0") -> str:

@@ -22,7 +22,7 @@ from bridge.settings import Settings
 from bridge.telemetry import Metrics
 from tests.support.frames import FrameReader, Message
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 
 
 @dataclass

@@ -24,7 +24,7 @@ from bridge.telemetry import Metrics
 from tests.support import postgres as pg
 from tests.support import redis as rd
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 _prefixes = itertools.count()
 
 

@@ -176,7 +176,7 @@ class Client(Reader):
         self.close_code: int | None = None
         self._raw: list[tuple[float, bytes]] = []
         self._parsed: list[Arrival] = []
-        self._socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=10)
+        self._socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=30)
         try:
             self._data = self._shake_hands(path, parts.netloc)
         except BaseException:

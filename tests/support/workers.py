@@ -66,7 +66,7 @@ def connections(running: BridgeProcess, count: int, *, at_once: bool) -> Iterato
     with ExitStack() as stack:
         made = []
         for _ in range(count):
-            peer = stack.enter_context(socket.create_connection(("127.0.0.1", parts.port or 80), timeout=20))
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", parts.port or 80), timeout=30))
             peer.sendall(head)
             if not at_once:
                 assert peer.recv(12) == b"HTTP/1.1 101"

@@ -104,7 +104,7 @@ def test_streams_end_with_their_clients_behind_middleware_too(loop: Loop) -> Non
                 await client.body_holds("subscribed")
                 feed.deliver(1)
                 await client.body_holds('"n": 1')
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 async with stream(app) as client:
                     await client.body_holds("subscribed")
                     client.blocked = True

@@ -47,7 +47,7 @@ def test_events_come_in_order_and_leaving_says_goodbye(loop: Loop) -> None:
                 events = [await client.__anext__() for _ in range(4)]
                 assert client.cursor == "1-3"
                 left = time.monotonic()
-            assert time.monotonic() - left < 0.5
+            assert time.monotonic() - left < 0.9
             assert isinstance(events[0], Subscribed)
             assert [event.payload["n"] for event in events if isinstance(event, Notification)] == [1, 2, 3]
             (peer,) = bridge.peers
@@ -141,7 +141,7 @@ def test_leaving_while_the_bridge_does_not_answer_takes_a_bounded_time(loop: Loo
                 async with connect(bridge.url, buffer_bytes=1000) as client:
                     await client.__anext__()
                     left = time.monotonic()
-                assert 0.9 < time.monotonic() - left < 2
+                assert 0.9 < time.monotonic() - left < 10
 
     run_on(loop, main)
 
@@ -161,7 +161,7 @@ def test_cancelling_ends_everything(loop: Loop) -> None:
                     async for _event in client:
                         pass
             assert scope.cancelled_caught
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while not goodbyes:  # noqa: ASYNC110, it is on its way
                     await anyio.sleep(0.01)
         assert goodbyes == [CloseConnection(code=1000, reason="")]
@@ -182,7 +182,7 @@ def test_cancelling_while_it_connects_or_waits(loop: Loop) -> None:
                     async with connect(url, on_state=lambda _link: None) as client:
                         await client.__anext__()
                 assert scope.cancelled_caught
-                assert time.monotonic() - began < 1
+                assert time.monotonic() - began < 10
 
     run_on(loop, main)
 
@@ -235,7 +235,7 @@ def test_asyncios_own_cancellation_ends_everything(loop: Loop) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert not [left for left in asyncio.all_tasks() if left.get_name().startswith("bridge.client")]
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while len(goodbyes) < 2:  # noqa: ASYNC110, it is on its way
                     await anyio.sleep(0.01)
 
@@ -399,7 +399,7 @@ def test_it_needs_little(tmp_path: Path) -> None:
 
     program = "import sys, bridge.client; print(*sys.modules)"
     loaded = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
     ).stdout
     heavy = {"psycopg", "redis", "hiredis", "trio", "trio_websocket", "prometheus_client", "pydantic", "rich", "typer"}
     assert heavy & set(loaded.split()) == set()

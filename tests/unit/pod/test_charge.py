@@ -60,7 +60,7 @@ async def test_a_child_that_is_killed_while_it_is_started_does_not_live(monkeypa
         return await trio.lowlevel.open_process([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 
     monkeypatch.setattr(charge_module, "_start", start)
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
 
             async def live() -> None:

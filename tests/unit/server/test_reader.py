@@ -54,7 +54,7 @@ async def test_each_owner_is_called_until_it_has_read_all(pairs: list[Pair]) -> 
         reader.add(owners[0].raw, owners[0])
         for number, (_, there) in enumerate(pairs):
             there.send(b"ab" if number % 2 else b"")
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while any(owner.heard != (b"ab" if number % 2 else b"") for number, owner in enumerate(owners)):
                 await trio.lowlevel.checkpoint()
         reader.remove(owners[1].raw)
