@@ -15,10 +15,10 @@ from starlette.requests import HTTPConnection
 
 from bridge.core.grants import BadToken, Forbidden, Grant
 from bridge.core.target import BadTarget, Target, check_channels, parse_target
-from bridge.core.topics import Subscription, Where
+from bridge.core.topics import Subscription
 from bridge.errors import SettingsError
 from bridge.inprocess import EventFeed
-from bridge.inprocess.options import Scalar, read_subscription
+from bridge.inprocess.options import Scalar, read_names, read_where
 from bridge.origins import OriginPattern
 from bridge.server.auth import Authenticator
 from bridge.server.guard import Guard
@@ -92,14 +92,10 @@ def allow(
 
     `channels`: names, and patterns with ``*``; None is all of them, and an empty list none. `where`: fields of the
     payload with the value, or the values, that each may have; an empty list is none. `expires_at`: seconds since 1970,
-    when the connection is closed. Raises SettingsError for what cannot be compared.
+    when the connection is closed. Raises SettingsError for what is none of these.
     """
-    if isinstance(channels, str):
-        raise SettingsError(f"channels: give a list, and not the text {channels!r}")
-    given = {name: _values(value) for name, value in (where or {}).items()}
-    nothing: Where = tuple((name, ()) for name, values in given.items() if not values)
-    found = read_subscription((), {name: values for name, values in given.items() if values}, frozenset()).where
-    return Grant(None if channels is None else tuple(channels), tuple(sorted((*found, *nothing))), expires_at)
+    names = None if channels is None else read_names(channels)
+    return Grant(names, read_where(where), expires_at)
 
 
 class Door:
@@ -220,7 +216,3 @@ def _read(connection: HTTPConnection, protocol: str, lenient: bool) -> Target:
 
 def _is_ours(name: str) -> bool:
     return name in ("channel", "after") or name.startswith("where.")
-
-
-def _values(value: Values) -> list[Scalar]:
-    return [value] if value is None or isinstance(value, str | int | float) else list(value)

@@ -6,10 +6,12 @@ meant: nobody gets more than was certainly granted.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isnan
 
 import msgspec
 
 from bridge.core.topics import MAX_ALTERNATIVES, MAX_FIELDS, Subscription, Where, alternatives
+from bridge.errors import SettingsError
 from bridge.wildcards import fits
 
 NOT_BEFORE_LEEWAY_SECONDS = 5.0
@@ -36,9 +38,26 @@ class Forbidden(Exception):
     """The token does not allow what was asked for. The text, one line, is for the client."""
 
 
+def _are_texts(given: object) -> bool:
+    """Text by itself is not one of them, though it is a row of texts: each letter would count."""
+    return isinstance(given, tuple) and all(isinstance(one, str) for one in given)
+
+
+def _is_where(given: object) -> bool:
+    if not isinstance(given, tuple):
+        return False
+    pairs = [pair for pair in given if isinstance(pair, tuple) and len(pair) == 2 and _are_texts(pair[1])]
+    names = {name for name, _ in pairs if isinstance(name, str)}
+    return len(names) == len(given)
+
+
+def _is_time(given: object) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and not isnan(given)
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a client may subscribe to."""
+    """What a client may subscribe to. Raises SettingsError for arguments of other types."""
 
     channels: tuple[str, ...] | None
     """Names and patterns, in which ``*`` stands for any text; None allows every channel, and empty none."""
@@ -46,6 +65,14 @@ class Grant:
     """What every subscription is narrowed to. Unlike in a subscription, a field without values allows nothing."""
     expires_at: float | None
     """Seconds since 1970; None never."""
+
+    def __post_init__(self) -> None:
+        if self.channels is not None and not _are_texts(self.channels):
+            raise SettingsError("channels: give a tuple of names and patterns, or None")
+        if not _is_where(self.where):
+            raise SettingsError("where: give a tuple of fields, each once, as ('match_id', ('7', '8'))")
+        if self.expires_at is not None and not _is_time(self.expires_at):
+            raise SettingsError("expires_at: give a number, seconds since 1970, or None")
 
     def allows(self, channel: str) -> bool:
         """Whether a channel is granted."""

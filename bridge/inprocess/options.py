@@ -41,18 +41,40 @@ def read_subscription(
     channels: Iterable[str], where: Mapping[str, Scalar | Iterable[Scalar]] | None, known: frozenset[str]
 ) -> Subscription:
     """What these arguments of `subscribe` ask for. Raises SettingsError."""
-    asked = frozenset(map(_name, channels))
-    _check_fields(where)
+    asked = frozenset(read_names(channels))
     try:
         check_channels(asked, known)
     except BadTarget as error:
         raise SettingsError(str(error)) from None
-    compared: Where = tuple(sorted((field, _values(field, value)) for field, value in (where or {}).items()))
+    compared = read_where(where)
+    for field, values in compared:
+        if not values:
+            raise SettingsError(f"where: {field!r} has no value to be compared with")
+    return Subscription(asked or known, compared)
+
+
+def read_names(channels: object) -> tuple[str, ...]:
+    """Names, each a text. Raises SettingsError."""
+    if isinstance(channels, str | bytes) or not isinstance(channels, Iterable):
+        raise SettingsError(f"channels: give a list of names, not {type(channels).__name__}")
+    return tuple(map(_name, channels))
+
+
+def read_where(where: object) -> Where:
+    """Fields with the values, none or several, that each may have. Raises SettingsError."""
+    if where is None:
+        return ()
+    if not isinstance(where, Mapping):
+        raise SettingsError(f"where: give fields and their values, as {{'match_id': 7}}, not {type(where).__name__}")
+    for field in where:
+        if not isinstance(field, str):
+            raise SettingsError(f"where: a field is text, not {type(field).__name__}")
+    compared: Where = tuple(sorted((field, _values(field, value)) for field, value in where.items()))
     if len(compared) > MAX_FIELDS or alternatives(compared) > MAX_ALTERNATIVES:
         raise SettingsError(
             f"where compares too much: at most {MAX_FIELDS} fields, and {MAX_ALTERNATIVES} combinations of their values"
         )
-    return Subscription(asked or known, compared)
+    return compared
 
 
 def _argument(field: str) -> str:
@@ -80,23 +102,18 @@ def _name(channel: object) -> str:
     raise SettingsError(f"channels: a name is text, not {type(channel).__name__}; give one argument for each")
 
 
-def _check_fields(where: object) -> None:
-    if where is not None and not isinstance(where, Mapping):
-        raise SettingsError(f"where: give fields and their values, as {{'match_id': 7}}, and not {where!r}")
-
-
-def _values(field: str, value: Scalar | Iterable[Scalar]) -> tuple[str, ...]:
+def _values(field: str, value: object) -> tuple[str, ...]:
     """The values that a field may have, each as the text that payloads are compared by."""
-    given: Iterable[Scalar] = [value] if value is None or isinstance(value, str | int | float) else value
-    found = [] if isinstance(value, Mapping) else sorted({_scalar(field, one) for one in given})
-    if not found:
-        raise SettingsError(f"where: {field!r} has no value to be compared with")
-    return tuple(found)
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | memoryview | Mapping):
+        return tuple(sorted({_scalar(field, one) for one in value}))
+    return (_scalar(field, value),)
 
 
-def _scalar(field: str, value: Scalar) -> str:
+def _scalar(field: str, value: object) -> str:
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
-    raise SettingsError(f"where: {field!r} is compared with text, a number, True, False or None")
+    raise SettingsError(
+        f"where: {field!r} is compared with text, a number, True, False or None, not {type(value).__name__}"
+    )

@@ -210,9 +210,32 @@ def test_an_asynchronous_authorization_is_waited_for() -> None:
     serve(main)
 
 
-def test_allow_takes_no_text_for_a_list() -> None:
-    with pytest.raises(SettingsError, match="give a list"):
-        allow(channels="match_change")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"channels": "match_change"}, "channels: give a list of names, not str"),
+        ({"channels": b"x"}, "channels: give a list of names, not bytes"),
+        ({"channels": [1]}, "channels: a name is text, not int"),
+        ({"channels": 1}, "channels: give a list of names, not int"),
+        ({"where": [("a", 1)]}, "where: give fields and their values"),
+        ({"where": {"m": b"7"}}, "where: 'm' is compared with text"),
+        ({"where": {"m": {"a": 1}}}, "where: 'm' is compared with text"),
+        ({"where": {"m": object()}}, "where: 'm' is compared with text"),
+        ({"where": {1: 1}}, "where: a field is text, not int"),
+        ({"where": {str(n): 1 for n in range(17)}}, "where compares too much"),
+        ({"expires_at": "soon"}, "expires_at: give a number, seconds since 1970"),
+        ({"expires_at": float("nan")}, "expires_at: give a number, seconds since 1970"),
+    ],
+)
+def test_what_cannot_be_allowed_is_refused_by_its_name(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=r"^[^\n]*$") as refused:
+        allow(**arguments)
+    assert str(refused.value).startswith(said)
+
+
+def test_what_allow_reads() -> None:
+    found = allow(channels=(name for name in ("a*", "b")), where={"n": [2, 1, 1], "m": None, "no": []}, expires_at=5)
+    assert found == Grant(("a*", "b"), (("m", ("null",)), ("n", ("1", "2")), ("no", ())), 5)
 
 
 def test_path_parameters_are_conditions() -> None:

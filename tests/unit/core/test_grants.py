@@ -19,6 +19,7 @@ from bridge.core.grants import (
 )
 from bridge.core.position import Position
 from bridge.core.topics import MAX_ALTERNATIVES, MAX_FIELDS, Subscription
+from bridge.errors import SettingsError
 
 KNOWN = frozenset({"match_change", "match_stats", "scoreboard", "a*b"})
 NOW = 1_700_000_000.0
@@ -248,3 +249,36 @@ def test_audience_and_issuer(claims: object, audience: str | None, issuer: str |
         assert read(claims, audience=audience, issuer=issuer) == EVERYTHING
     else:
         assert part in bad(json.dumps(claims).encode(), audience=audience, issuer=issuer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("match_*", (), None), "channels: "),  # each letter would be a pattern, and one of them is all channels
+        ((b"match_*", (), None), "channels: "),
+        ((["a"], (), None), "channels: "),
+        (((1,), (), None), "channels: "),
+        (((b"a",), (), None), "channels: "),
+        ((None, None, None), "where: "),
+        ((None, {"m": ("7",)}, None), "where: "),
+        ((None, ("m",), None), "where: "),
+        ((None, (("m", "75"),), None), "where: "),  # 7 and 5 would be allowed
+        ((None, (("m", ["75"]),), None), "where: "),
+        ((None, (("m", (75,)),), None), "where: "),
+        ((None, ((1, ("75",)),), None), "where: "),
+        ((None, (("m", ("7",), ()),), None), "where: "),
+        ((None, (("m", ("7",)), ("m", ("8",))), None), "where: "),
+        ((None, (), "soon"), "expires_at: "),
+        ((None, (), float("nan")), "expires_at: "),
+        ((None, (), True), "expires_at: "),
+    ],
+)
+def test_a_grant_of_wrong_types_is_refused(arguments: tuple[Any, Any, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=r"^[^\n]*$") as refused:
+        Grant(*arguments)
+    assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize("expires_at", [None, 0, 1.5, float("inf")])
+def test_a_grant_may_end_at_any_time(expires_at: float | None) -> None:
+    assert Grant((), (), expires_at).expires_at == expires_at

@@ -84,7 +84,15 @@ def test_a_subscription_compares_as_text() -> None:
         ([], {"n": range(257)}, "256 combinations"),
         ([["a"]], None, "a name is text, not list; give one argument for each"),
         ([], "n=7", "give fields and their values"),
-        ([], {"n": {"m": 1}}, "'n' has no value to be compared with"),
+        ([], {"n": {"m": 1}}, "where: 'n' is compared with text"),
+        ([], {"n": object()}, "where: 'n' is compared with text"),
+        ([], {"n": b"7"}, "where: 'n' is compared with text"),
+        ([], {"n": bytearray(b"7")}, "where: 'n' is compared with text"),
+        ([], {"n": [b"7"]}, "where: 'n' is compared with text"),
+        ([], {"n": [["7"]]}, "where: 'n' is compared with text"),
+        ([], {1: 1}, "where: a field is text, not int"),
+        ([], {b"n": 1, "n": 1}, "where: a field is text, not bytes"),
+        ([], [("n", 1)], "give fields and their values"),
     ],
 )
 def test_a_subscription_that_cannot_be_is_refused(channels: list[Any], where: Any, said: str) -> None:
