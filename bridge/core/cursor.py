@@ -121,8 +121,9 @@ class Cursor:
 
 
 def sub_digest(name: str | None) -> str:
-    """Eight hex digits for the name of a subscription."""
-    return hashlib.sha256((name or "").encode(errors="surrogatepass")).hexdigest()[:8]
+    """Eight hex digits for the name of a subscription; None is that of the URL, and no name gives the same."""
+    text = b"" if name is None else name.encode(errors="surrogatepass") or b"\xff"
+    return hashlib.sha256(text).hexdigest()[:8]
 
 
 def concerning(gaps: Sequence[OpenGap], name: str | None) -> list[OpenGap]:

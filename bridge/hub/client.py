@@ -40,9 +40,11 @@ class State(enum.Enum):
 class Chunk:
     """Bytes of one or several whole messages, and how many clients hold them."""
 
-    __slots__ = ("before", "data", "gaps", "holders", "size")
+    __slots__ = ("answer", "before", "data", "gaps", "holders", "size")
 
-    def __init__(self, data: bytes, before: Position | None = None, gaps: tuple[Lack, ...] = ()) -> None:
+    def __init__(
+        self, data: bytes, before: Position | None = None, gaps: tuple[Lack, ...] = (), *, answer: bool = False
+    ) -> None:
         self.data = data
         self.size = len(data)
         self.holders = 0
@@ -50,6 +52,8 @@ class Chunk:
         """Where its clients stood before it; None where it moves nobody."""
         self.gaps = gaps
         """The open gaps that it says something of."""
+        self.answer = answer
+        """Whether it is for one client alone, which must not miss it."""
 
 
 class Buffers:
@@ -125,7 +129,7 @@ class Client(ABC):
 
     def put(self, data: bytes) -> None:
         """Send whole messages to this client alone, after all before. For answers: they are never missed."""
-        self.write(Chunk(data))
+        self.write(Chunk(data, answer=True))
 
     @abstractmethod
     def write(self, chunk: Chunk) -> None:

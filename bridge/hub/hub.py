@@ -282,7 +282,7 @@ class Hub:
         for client in sorted(self.buffers.holding, key=lambda client: client.held_bytes, reverse=True):
             if self.buffers.total_bytes <= self.buffers.all_bytes:
                 return
-            if client.state is State.OPEN:
+            if client.state is not State.CLOSING:  # one that has ended may hold what its reader has not taken yet
                 client.too_slow(OVERLOADED, f"retry={retry_seconds()}")
 
     def _bury(self) -> None:

@@ -5,7 +5,8 @@ Only what the kernel does not take makes a writer start, and it ends when the bu
 CLOSING sends what is held, the goodbye last.
 
 A client that may lose messages (`Buffers.drops`) is not ended when its buffer is full: it is *lagging*, takes nothing
-until all that it holds is sent, and then the hub tells it what it missed.
+until all that it holds is sent, and then the hub tells it what it missed. Answers wait until that is said: a cursor in
+them lies behind what was missed, and whoever resumes there must have been told.
 """
 
 import socket
@@ -24,6 +25,9 @@ from bridge.hub.lack import Lack
 CLOSE_SECONDS = 10.0
 """How long a closing client may take to read its close frame and to answer; past it the connection is reset."""
 
+ANSWERS_BYTES = 256 * 1024
+"""How much may wait for a lagging client to be told what it missed: it goes on asking, and does not read."""
+
 _BUFFERS_A_CALL = 256  # the kernel takes up to 1024 (IOV_MAX)
 _BYTES_A_TURN = 1 << 20  # then other tasks get a turn
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -37,7 +41,7 @@ class SocketClient(Client):
     `start_soon` runs the client's own short-lived tasks; they must be cancelled before the socket is closed.
     """
 
-    __slots__ = ("_raw", "_writing", "lagging", "missed_after", "missed_gaps")
+    __slots__ = ("_answers", "_raw", "_writing", "lagging", "missed_after", "missed_gaps")
 
     def __init__(self, raw: socket.socket, start_soon: StartSoon, buffers: Buffers, protocol: Protocol = "ws") -> None:
         super().__init__(start_soon, buffers, protocol)
@@ -48,14 +52,10 @@ class SocketClient(Client):
         """Where it stood before the first message that it missed."""
         self.missed_gaps = _NO_GAPS
         """The open gaps of which it missed a message."""
+        self._answers: list[Chunk] = []
+        """Which wait until it does not lag any more."""
         self._raw = raw
         self._writing = False
-
-    def put(self, data: bytes) -> None:
-        if self.lagging:
-            self._keep(Chunk(data), 0)
-        else:
-            self.write(Chunk(data))
 
     def write(self, chunk: Chunk) -> None:
         if self.blocked:
@@ -87,15 +87,17 @@ class SocketClient(Client):
     def hold(self, chunk: Chunk, sent: int) -> None:
         if self.state is not State.OPEN:
             return
+        fits = self.held_bytes + chunk.size - sent <= self._buffers.client_bytes
+        begun = sent or (chunk.answer and not self._held)
         if self.lagging:
             self._miss(chunk)
-        elif self.held_bytes + chunk.size - sent <= self._buffers.client_bytes or (sent and self._buffers.drops):
+        elif fits or (begun and self._buffers.drops):
             self._keep(chunk, sent)
         elif self._buffers.drops:
             self._lag()
             self._miss(chunk)
             if not self._held:
-                self._start_soon(self._recover)
+                self._start_soon(self._recover_later)
         else:
             self._keep(chunk, sent)
             self.too_slow()
@@ -106,10 +108,15 @@ class SocketClient(Client):
             self.end(code, reason, drop=True)
             return
         self._lag()
+        later, self._answers = self._answers, []
         for chunk in self._drop_but_half_message():
             self._miss(chunk)
+        self._answers += later
+        if self.state is not State.OPEN:
+            self._forget_answers()
+            return
         if not self._held:
-            self._start_soon(self._recover)
+            self._start_soon(self._recover_later)
 
     def end_lag(self) -> tuple[Position | None, frozenset[Lack]]:
         """Take messages again; what was missed since when, and in which open gaps."""
@@ -129,6 +136,7 @@ class SocketClient(Client):
         self.state = State.CLOSING
         self.close_code = code
         self._buffers.ended.append(self)
+        self._forget_answers()
         if drop:
             self._drop_but_half_message()
         is_writing, self._writing = self._writing, True
@@ -149,6 +157,7 @@ class SocketClient(Client):
         self.state = State.CLOSED
         self.blocked = True
         self._drop()
+        self._forget_answers()
         with suppress(OSError):
             self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._raw.shutdown(socket.SHUT_RDWR)  # wakes who reads from it
@@ -159,6 +168,7 @@ class SocketClient(Client):
             self.abort()
         self.state = State.CLOSED
         self.blocked = True
+        self._forget_answers()
 
     def _keep(self, chunk: Chunk, sent: int) -> None:
         super()._keep(chunk, sent)
@@ -196,7 +206,7 @@ class SocketClient(Client):
             with suppress(OSError):
                 self._raw.shutdown(socket.SHUT_WR)  # the end of the stream; the peer closes then
         elif self.state is State.OPEN and self.lagging:
-            self._buffers.on_recovered(self)
+            self._recover()
 
     def _lag(self) -> None:
         if not self.lagging:
@@ -204,13 +214,32 @@ class SocketClient(Client):
             self._buffers.on_lagging()
 
     def _miss(self, chunk: Chunk) -> None:
-        if self.missed_after is None:
-            self.missed_after = chunk.before
+        if chunk.answer:
+            self._answers.append(chunk)
+            self._buffers.take(chunk)
+            if sum(one.size for one in self._answers) > ANSWERS_BYTES:
+                self.end(TOO_SLOW, "resume with after", drop=True)
+            return
+        if self.missed_after is None or (chunk.before is not None and chunk.before < self.missed_after):
+            self.missed_after = chunk.before  # a replay that is missed too may begin earlier
         self.missed_gaps = self.missed_gaps.union(chunk.gaps)
 
-    async def _recover(self) -> None:
+    def _recover(self) -> None:
+        """All before what it missed has left: it is told what that was, and gets the answers that waited for it."""
+        waiting, self._answers = self._answers, []
+        self._buffers.on_recovered(self)
+        for chunk in waiting:
+            self._buffers.release(chunk)
+            self.write(chunk)
+
+    async def _recover_later(self) -> None:
         if self.lagging and not self._held and self.state is State.OPEN:
-            self._buffers.on_recovered(self)
+            self._recover()
+
+    def _forget_answers(self) -> None:
+        for chunk in self._answers:
+            self._buffers.release(chunk)
+        self._answers = []
 
     def _views(self) -> list[bytes | memoryview]:
         views: list[bytes | memoryview] = [chunk.data for chunk in islice(self._held, _BUFFERS_A_CALL)]

@@ -134,3 +134,4 @@ def test_of_too_many_runs_the_oldest_are_forgotten() -> None:
 @given(st.none() | st.text())
 def test_a_subscription_of_any_name_has_a_digest(name: str | None) -> None:
     assert re.fullmatch("[0-9a-f]{8}", sub_digest(name))
+    assert name is None or sub_digest(name) != sub_digest(None)

@@ -1,6 +1,7 @@
 """Clients that may lose messages instead of their connection: one gap for what was dropped, and it is true."""
 
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -8,10 +9,13 @@ import trio
 
 from bridge.core.cursor import Cursor
 from bridge.core.events import Filled, Gap, late
+from bridge.core.grants import Grant
 from bridge.core.position import Position
 from bridge.hub import Hub
 from bridge.hub.client import State
 from bridge.hub.encoding import Protocol
+from bridge.hub.socket_client import ANSWERS_BYTES
+from bridge.hub.talk import Talk
 from tests.support.frames import Message
 from tests.support.peers import (
     EVERYTHING,
@@ -32,9 +36,9 @@ def dropping_hub(**options: Any) -> Hub:
     return make_hub(drops=True, **{"client_bytes": 20_000, **options})
 
 
-def flood(hub: Hub, first: int, count: int, term: int = 1) -> None:
+def flood(hub: Hub, first: int, how_many: int, term: int = 1) -> None:
     """More than a client can hold, in small portions."""
-    for n in range(first, first + count):
+    for n in range(first, first + how_many):
         hub.deliver([happening(n, size=500, term=term)])
 
 
@@ -123,11 +127,11 @@ async def test_answers_are_never_dropped() -> None:
         assert_true(data, 301)
 
 
-def stall(hub: Hub, slow: Peer, first: int, count: int = 200) -> int:
+def stall(hub: Hub, slow: Peer, first: int) -> int:
     """More than the client can hold; the number after the last one."""
-    flood(hub, first, count, term=2)
+    flood(hub, first, 200, term=2)
     assert slow.client.lagging
-    return first + count
+    return first + 200
 
 
 async def test_a_pending_gap_that_comes_and_goes_while_a_client_lags_is_part_of_what_it_missed() -> None:
@@ -202,3 +206,130 @@ async def test_a_lagging_client_that_goes_is_forgotten() -> None:
         other.client.abort()
         hub.deliver([])
         assert (hub.client_count, hub.buffers.total_bytes, hub.buffers.holding) == (0, 0, set())
+
+
+# What a client asks for while it lags
+
+
+ASKED = ['{"type":"ping"}', '{"type":"subscribe","sub":"x","channels":["b"]}']
+
+
+def talk_of(hub: Hub, slow: Peer, clock: Callable[[], float] = trio.current_time) -> Talk:
+    return Talk(hub, slow.client, Grant(None, (), None), clock)
+
+
+def lost_in_silence(through: int, before: list[Message], after: list[Message]) -> set[int]:
+    """Which of the events with these numbers a client of two connections neither got nor was told of."""
+    told = {
+        n
+        for gap in of_kind("gap", [*before, *after])
+        if not gap.get("pending")
+        for n in range(Position.parse(gap["after"]).seq + 1, Position.parse(gap["before"]).seq)
+    }
+    return set(range(1, through + 1)) - set(numbers(before)) - set(numbers(after)) - told
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=["ping", "subscribe"])
+async def test_answers_to_a_lagging_client_come_behind_what_it_missed(asked: str) -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        flood(hub, 1, 300)
+        assert slow.client.lagging
+        talk_of(hub, slow).hear(asked)
+        messages = await slow.read(lambda messages: kinds(messages)[-1:] in (["pong"], ["subscribed"]) and messages[1:])
+        answer = messages[-1]
+        assert isinstance(answer, dict)
+        made.disconnect(slow)
+        flood(hub, 301, 2)
+        again = made.subscribe(after=answer.get("cursor") or answer["position"])
+        assert lost_in_silence(302, messages, await again.read_until(302)) == set()
+        assert not set(numbers(messages)) & set(numbers(again.messages))
+
+
+async def test_late_events_that_were_missed_are_told_before_an_answer_claims_them() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    hole = Position(1, 2), Position(1, 300)
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        hub.deliver([happening(1), happening(2), Gap(*hole, "failover", pending=True), happening(300)])
+        for n in range(3, 299):
+            hub.deliver([late(happening(n, size=500), hole)])
+        assert slow.client.lagging
+        talk_of(hub, slow).hear(ASKED[0])
+        messages = await slow.read(lambda messages: "pong" in kinds(messages))
+        messages = messages[: kinds(messages).index("pong") + 1]
+        made.disconnect(slow)
+        again = made.subscribe(after=of_kind("pong", messages)[0]["cursor"])
+        hub.deliver([late(happening(299), hole), Filled(*hole), happening(301)])
+        assert lost_in_silence(301, messages, await again.read_until(301)) == set()
+
+
+async def test_answers_survive_what_takes_the_fullest_buffers_away() -> None:
+    hub = dropping_hub(client_bytes=1 << 20, total_bytes=50_000)
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        flood(hub, 1, 60)
+        assert not slow.client.lagging
+        hub.subscribe(slow.client, "unknown", EVERYTHING, "nonsense")
+        flood(hub, 61, 100)
+        assert slow.client.lagging
+        messages = await slow.read(lambda messages: len(of_kind("gap", messages)) == 2)
+        assert {one["reason"] for one in of_kind("gap", messages)} == {"slow_client", "unknown_position"}
+        assert [one["sub"] for one in of_kind("subscribed", messages)] == [None, "unknown"]
+
+
+async def test_an_answer_for_which_there_is_no_room_comes_all_the_same() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        n = 0
+        while slow.client.held_bytes + 600 <= 20_000:
+            n += 1
+            hub.deliver([happening(n, size=500)])
+        assert not slow.client.lagging
+        talk = talk_of(hub, slow)
+        talk.hear('{"type":"subscribe","sub":"x","where":{"f":"%s"}}' % ("v" * 2000))
+        talk.hear(ASKED[0])
+        messages = await slow.read(lambda messages: "pong" in kinds(messages))
+        assert [one["sub"] for one in of_kind("subscribed", messages)] == [None, "x"]
+
+
+async def test_a_client_that_asks_on_and_on_and_does_not_read_is_ended() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        flood(hub, 1, 300)
+        clock = count(0.0, 0.05)
+        talk = talk_of(hub, slow, lambda: next(clock))
+        while slow.client.state is State.OPEN:
+            talk.hear('{"type":"subscribe","sub":"x","where":{"f":"%s"}}' % ("v" * 8000))
+            assert hub.buffers.total_bytes < 20_000 + ANSWERS_BYTES + 10_000
+        assert slow.client.close_code == 4008
+        made.disconnect(slow)
+        assert (hub.buffers.total_bytes, hub.buffers.holding) == (0, set())
+
+
+@pytest.mark.parametrize("how", ["aborted", "ended"])
+async def test_nothing_is_kept_for_a_lagging_client_that_has_ended(how: str) -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        flood(hub, 1, 300)
+        assert slow.client.lagging
+        slow.client.put(b"an answer")
+        if how == "aborted":
+            slow.client.abort()
+        else:
+            slow.client.end(1008, "policy")
+        held = hub.buffers.total_bytes
+        slow.client.put(b"another one")
+        assert hub.buffers.total_bytes == held
+        made.disconnect(slow)
+        assert (hub.buffers.total_bytes, hub.buffers.holding) == (0, set())
