@@ -18,6 +18,10 @@ TURN: Final = 32
 """So many items are given in a row before other tasks get a turn."""
 
 
+class Closed(Exception):
+    """Nobody is to take anything any more. Raised by nothing else, whatever the user's own functions do."""
+
+
 class Buffer(Generic[T]):
     """From the task that reads to the one that takes. Only one may take at a time."""
 
@@ -67,10 +71,10 @@ class Buffer(Generic[T]):
             self._taker.set()
 
     def close(self) -> None:
-        """Nobody is to take anything any more: who tries gets anyio.EndOfStream."""
+        """Nobody is to take anything any more: who tries gets Closed."""
         self._items.clear()
         self._held_bytes = 0
-        self._end = anyio.EndOfStream()
+        self._end = Closed()
         if self._taker is not None:
             self._taker.set()
 

@@ -5,9 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
-import anyio
-
-from bridge.client.buffer import Buffer
+from bridge.client.buffer import Buffer, Closed
 from bridge.client.follow import Follower, OnState, running
 from bridge.client.reading import Unbroken
 from bridge.client.token import Token
@@ -50,7 +48,7 @@ class Client:
         """
         try:
             return await self._buffer.take()
-        except anyio.EndOfStream:
+        except Closed:
             raise StopAsyncIteration from None
 
 

@@ -98,7 +98,9 @@ class Follower(Generic[T]):
                 await anyio.sleep(delay_seconds)
                 await self.buffer.wait_for_room()
         except BaseException as error:
-            if isinstance(error, Exception):
+            if isinstance(error, StopAsyncIteration):  # which would pass for the end of the consumer's own iteration
+                self.buffer.end(BridgeError("token or on_state: it has raised StopAsyncIteration"))
+            elif isinstance(error, Exception):
                 self.buffer.end(error)
             elif is_of_another_task(error):
                 self.buffer.end(BridgeError("token or on_state: it has awaited a task that was cancelled"))

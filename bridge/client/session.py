@@ -28,6 +28,9 @@ PONG_SECONDS: Final = 10.0
 ALIVE_SECONDS: Final = 10.0
 """How often a client that does not read, because its consumer is slow, shows life. A bridge waits for 25 s."""
 
+_FAILURES = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+"""What a stream raises that is lost. Behind TLS a peer that goes without a word ends also what is being sent."""
+
 OpenStream = Callable[[SplitResult, ssl.SSLContext | None], Awaitable[anyio.abc.ByteStream]]
 
 
@@ -41,7 +44,7 @@ class Room(Protocol):
 
 
 async def open_stream(url: SplitResult, context: ssl.SSLContext | None) -> anyio.abc.ByteStream:
-    """A connection to the host of this URL. Raises OSError."""
+    """A connection to the host of this URL. Raises OSError, and what a stream raises that is lost."""
     host = str(url.hostname)
     if url.scheme == "wss":
         return await anyio.connect_tcp(
@@ -125,8 +128,8 @@ class Session:
             return await self._stream.receive()
         except anyio.EndOfStream:
             return b""
-        except (anyio.BrokenResourceError, OSError) as error:
-            raise Lost(text_of(error)) from error
+        except _FAILURES as error:
+            raise _lost(error) from error
 
     async def _flush(self) -> None:
         data = self._conversation.outgoing()
@@ -134,8 +137,8 @@ class Session:
             return
         try:
             await self._stream.send(data)
-        except (anyio.BrokenResourceError, OSError) as error:
-            raise Lost(text_of(error)) from error
+        except _FAILURES as error:
+            raise _lost(error) from error
 
     def _verdict(self, heard: Heard) -> Exception:
         return judge(heard, self._secrets) if isinstance(heard, End) else Lost("an unexpected handshake")
@@ -185,5 +188,9 @@ async def session(
 async def _opened(open_stream: OpenStream, url: SplitResult, context: ssl.SSLContext | None) -> anyio.abc.ByteStream:
     try:
         return await open_stream(url, context)
-    except OSError as error:
-        raise Lost(text_of(error)) from error
+    except _FAILURES as error:
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> Lost:
+    return Lost("closed by the other side" if isinstance(error, anyio.EndOfStream) else text_of(error))

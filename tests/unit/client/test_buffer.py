@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from bridge.client.buffer import OVERHEAD_BYTES, TURN, Buffer
+from bridge.client.buffer import OVERHEAD_BYTES, TURN, Buffer, Closed
 from tests.support.loops import LOOPS, Loop, run_on
 
 on_all_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -97,7 +97,7 @@ def test_who_waits_hears_of_the_end(loop: Loop, ending: str) -> None:
         async with anyio.create_task_group() as tasks:
 
             async def take() -> None:
-                expected = ValueError if ending == "end" else anyio.EndOfStream
+                expected = ValueError if ending == "end" else Closed
                 with pytest.raises(expected):
                     await buffer.take()
 
@@ -117,7 +117,7 @@ def test_what_is_left_when_it_is_closed_is_not_taken_any_more(loop: Loop) -> Non
         buffer = Buffer[int](10_000, None)
         buffer.put(1, 1, "c1")
         buffer.close()
-        with pytest.raises(anyio.EndOfStream):
+        with pytest.raises(Closed):
             await buffer.take()
         assert buffer.cursor is None
 

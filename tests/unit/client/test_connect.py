@@ -106,6 +106,22 @@ def test_a_token_that_awaits_what_is_cancelled_ends_the_stream_with_an_error(loo
 
 
 @on_all_loops
+@pytest.mark.parametrize("mine", [anyio.EndOfStream(), anyio.ClosedResourceError(), StopAsyncIteration()])
+def test_nothing_that_a_token_raises_passes_for_the_end_of_the_iteration(loop: Loop, mine: Exception) -> None:
+    async def token() -> str:
+        raise mine
+
+    async def main() -> None:
+        async with connect("http://127.0.0.1:9", token=token) as client:
+            with pytest.raises(BridgeError if isinstance(mine, StopAsyncIteration) else type(mine)) as raised:
+                async for _event in client:
+                    pass
+            assert raised.value is mine or str(raised.value) == "token or on_state: it has raised StopAsyncIteration"
+
+    run_on(loop, main)
+
+
+@on_all_loops
 def test_a_generator_around_a_client_can_be_closed(loop: Loop) -> None:
     async def main() -> None:
         async with on_socket(says_nothing) as bridge:
