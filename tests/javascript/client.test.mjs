@@ -221,6 +221,23 @@ describe("one stream over many connections", () => {
     assert.equal(states.find(({ why }) => why)?.why, "the bridge has gone silent");
   });
 
+  test("a peer that does not answer a close is left, where the WebSocket can do so", async () => {
+    const ended = [];
+    world.WebSocket.prototype.terminate = function () {
+      ended.push(this);
+    };
+    const { stream } = await listening();
+    const [silent] = world.sockets;
+    await world.pass(36.9);
+    assert.deepEqual([silent.closedWith, ended], [1000, []], "first its close frame is to go out");
+    await world.pass(1);
+    assert.deepEqual(ended, [silent]);
+    stream.close();
+    await world.pass(3);
+    assert.deepEqual(ended, world.sockets);
+    assert.equal(world.timers.size, 0);
+  });
+
   test("a handshake that is not answered, and one that is refused in silence, are tried again", async () => {
     await begin();
     await world.pass(21);
@@ -314,17 +331,32 @@ describe("ends that are final", () => {
     });
   }
 
-  for (const status of [400, 401, 403, 404]) {
+  for (const [status, why] of [[400, "this is why"], [401, "this is why"], [403, "this is why"], [404, "there is nothing at this path"]]) {
     test(`a handshake that is refused with ${status}`, async () => {
       const stream = await begin({ channels: "a", after: "5-1", token: "aa.bb.cc" }, "https://bridge/below/ws/match/7/stats");
-      world.answers.push(new Response("this is why\n", { status }));
+      world.answers.push(new Response(`${why}\n`, { status }));
       world.last.end(1006);
-      await assert.rejects(stream.closed, { name: "BridgeError", status, code: null, message: `refused with ${status}: this is why` });
+      await assert.rejects(stream.closed, { name: "BridgeError", status, code: null, message: `refused with ${status}: ${why}` });
       const [{ url, headers }] = world.requests;
       assert.equal(url.href, "https://bridge/below/sse/match/7/stats?channel=a");
       assert.deepEqual(headers, { Authorization: "Bearer aa.bb.cc" });
       await world.pass(100);
       assert.equal(world.sockets.length, 1);
+    });
+  }
+
+  for (const [path, asked] of [
+    ["/", "/sse"],
+    ["/ws/a", "/sse/a"],
+    ["/ws/ws", "/ws/sse"],
+    ["/ws/ws/match/7/stats", "/ws/sse/match/7/stats"],
+    ["/wss/ws/", "/wss/sse/"],
+  ]) {
+    test(`at ${path} it is ${asked} that tells why`, async () => {
+      await begin({}, `http://bridge${path}`);
+      world.last.end(1006);
+      await settle();
+      assert.deepEqual(world.requests.map(({ url }) => url.pathname), [asked]);
     });
   }
 
@@ -348,6 +380,19 @@ describe("ends that are final", () => {
     assert.deepEqual(await waiting[1], { value: undefined, done: true });
     assert.equal(await taken(stream), "done");
   });
+
+  for (const way of ["close", "return"]) {
+    test(`${way} after the end forgets what was not taken, and the error`, async () => {
+      const stream = await begin();
+      world.last.welcome();
+      world.last.say(notification(2));
+      world.last.end(1008);
+      await stream[way]();
+      assert.equal(await taken(stream), "done");
+      assert.deepEqual(states.map(({ state }) => state), ["connecting", "listening", "closed"]);
+      await assert.rejects(stream.closed, { code: 1008 });
+    });
+  }
 
   test("what is no token, and what a WebSocket does not take", async () => {
     let stream = await begin({ token: "no token" });
@@ -380,6 +425,58 @@ describe("what is refused for now", () => {
       assert.equal(world.requests[0].cache, "no-store");
     });
   }
+
+  for (const [name, status, text] of [
+    ["the rule for hosts, which is none for WebSockets", 403, "this host is not allowed without authentication"],
+    ["an application's router, or a proxy in front of nothing", 404, '{"detail":"Not Found"}'],
+  ]) {
+    test(`what is said of the other path alone is not believed: ${name}`, async () => {
+      const stream = await begin({}, "http://bridge/live/ws");
+      world.answers.push(new Response(text, { status }));
+      world.last.end(1006);
+      await settle();
+      assert.equal(states.at(-1).why, `the connection was not accepted, and /live/sse is refused with ${status}: ${text}`);
+      await world.pass(1);
+      world.last.welcome();
+      assert.equal(stream.state, "listening");
+    });
+  }
+
+  test("a path that was there is there again", async () => {
+    const { stream } = await listening();
+    world.last.end(1006);
+    await world.pass(1);
+    world.answers.push(new Response("there is nothing at this path\n", { status: 404 }));
+    world.last.end(1006);
+    await world.pass(2);
+    assert.equal(states.findLast(({ why }) => why).why, "refused with 404: there is nothing at this path");
+    assert.deepEqual([world.sockets.length, stream.state], [3, "connecting"]);
+  });
+
+  test("at a path of another kind nobody is asked why", async () => {
+    const stream = await begin({}, "http://bridge/matches/7/live");
+    world.last.end(1006);
+    await world.pass(1);
+    assert.deepEqual([world.requests.length, world.sockets.length, stream.state], [0, 2, "connecting"]);
+    assert.equal(states.find(({ why }) => why).why, "the connection was not accepted");
+  });
+
+  test("a stream that says nothing more is one that goes on", async () => {
+    await begin();
+    const body = new ReadableStream({
+      start(controller) {
+        controller.enqueue(new TextEncoder().encode("retry: 3000\n\n"));
+        globalThis.fetch = async (_, { signal }) => {
+          signal.addEventListener("abort", () => controller.error(signal.reason));
+          return new Response(body);
+        };
+      },
+    });
+    world.last.end(1006);
+    await world.pass(4.1);
+    assert.equal(states.at(-1).why, "the connection was not accepted");
+    assert.ok(states.at(-1).waitSeconds <= 0.5);
+  });
 
   test("a stream that is closed meanwhile stays closed, and a proxy that never answers is not waited for", async () => {
     const hang = (_, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
@@ -476,6 +573,38 @@ describe("tokens", () => {
       await world.pass(20);
     }
     assert.equal(stream.state, "connecting");
+  });
+
+  test("one that an accepted connection was made with may be refused again", async () => {
+    const stream = await begin({ token: () => "t" });
+    for (let round = 0; round < 3; round += 1) {
+      world.answers.push(new Response("expired", { status: 401 }));
+      world.last.end(1006);
+      await world.pass(20);
+      world.last.open(); // its source is away: there is no `subscribed`
+      world.last.end(4001);
+      await world.pass(20);
+    }
+    assert.equal(stream.state, "connecting");
+  });
+
+  test("where a stream of events is given in spite of it, there may be no authentication", async () => {
+    const goesOn = `retry: 3000\n\n${"data: x\n\n".repeat(99)}`;
+    for (const [token, said, hinted] of [
+      ["aa.bb.cc", goesOn, true],
+      [null, goesOn, false],
+      ["aa.bb.cc", "retry: 3000\n\n", false],
+      ["aa.bb.cc", "<!doctype html>".repeat(99), false],
+    ]) {
+      const stream = await begin({ token });
+      world.answers.push(new Response(said));
+      world.last.end(1006);
+      await settle();
+      const hint = ": a bridge without authentication takes no token; leave it out there";
+      assert.equal(states.at(-1).why, `the connection was not accepted${hinted ? hint : ""}`);
+      stream.close();
+    }
+    assert.ok(world.requests.every(({ url }) => url.search === ""));
   });
 
   test("where none can be had it waits", async () => {
@@ -676,13 +805,19 @@ describe("loops", () => {
     assert.ok(states.at(-1).waitSeconds <= 0.5);
   });
 
-  test("what comes before `subscribed` pauses nothing", async () => {
-    const stream = await begin({ bufferCharacters: 1 });
+  test("what comes before `subscribed` is bounded too", async () => {
+    const size = JSON.stringify(notification(10, { id: null })).length;
+    const stream = await begin({ bufferCharacters: 2 * size });
     world.last.open();
-    world.last.say(notification(2));
-    assert.equal(stream.state, "connecting");
-    world.last.say(SUBSCRIBED);
-    assert.equal(stream.state, "paused");
+    for (let n = 10; n < 60; n += 1) world.last.say(notification(n, { id: null }));
+    assert.deepEqual([stream.state, world.last.closedWith], ["paused", 1000]);
+    const got = [await taken(stream)];
+    await settle();
+    assert.deepEqual([world.sockets.length, world.after], [2, null]);
+    world.last.welcome();
+    got.push(await taken(stream), await taken(stream));
+    assert.deepEqual(numbers(got), [10, 11]);
+    assert.equal(got[2].type, "subscribed");
   });
 
   test("a paused stream can be closed", async () => {

@@ -1,7 +1,7 @@
 // Follows a bridge and says on standard output what it gets, one JSON object a line. Arguments: the file of the client, the
 // URL, a directory with `ws`, or nothing for Node's own WebSocket, and options as JSON; beside those of `connect`: `loop`
-// (else callbacks), `delayMilliseconds` between events of the loop, and `tokens` ({key, seconds}: sign one for each
-// connection that is good for so long).
+// (else callbacks), `delayMilliseconds` between events of the loop, `tokens` ({key, seconds}: sign one for each connection
+// that is good for so long), and `closeAtOnce` after `subscribed`.
 
 import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { createRequire } from "node:module";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [file, url, modules, text] = process.argv.slice(2);
-const { loop = false, delayMilliseconds = 0, tokens, ...options } = JSON.parse(text);
+const { loop = false, delayMilliseconds = 0, tokens, closeAtOnce, ...options } = JSON.parse(text);
 const { connect } = await import(`data:text/javascript;base64,${readFileSync(file).toString("base64")}`);
 const others = modules ? { WebSocket: createRequire(`${modules}/`)("ws") } : {};
 
@@ -29,6 +29,7 @@ const stream = connect(url, {
   ...(tokens ? { token: async () => sign(tokens) } : {}),
   ...others,
   onState: ({ error, ...change }) => say({ change: { ...change, error: error && { ...error, message: error.message } } }),
+  ...(closeAtOnce ? { onSubscribed: () => stream.close() } : {}),
 });
 
 try {

@@ -1,8 +1,11 @@
-"""The client in Node, by `ws`, at real bridges that are killed, drained, full, too slow for it, and want new tokens:
-every event comes once."""
+"""The client in Node, by `ws`, at real bridges that are killed, drained, full, too slow for it, and want new tokens or
+none: every event comes once. At a peer that falls silent, the process ends when the stream does."""
 
+import base64
+import hashlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -139,3 +142,45 @@ def test_a_full_bridge_says_when_to_come_back(strict: str, node_modules: Path) -
             before = time.monotonic()
             second.until_listening()
             assert time.monotonic() - before < 15
+
+
+def test_a_token_for_a_bridge_without_authentication(node_modules: Path, tmp_path: Path) -> None:
+    with running_bridge({"XDG_RUNTIME_DIR": str(tmp_path)}, "serve", "--port", "0") as bridge:
+        bridge.wait_until_ready()
+        with following(node_modules, bridge.url, token="aa.bb.cc") as follower:
+            follower.until(lambda: "waiting" in follower.states)
+            hint = "the connection was not accepted: a bridge without authentication takes no token; leave it out there"
+            assert follower.changes[-1]["why"] == hint
+
+
+def test_a_process_ends_though_its_peer_has_fallen_silent(node_modules: Path) -> None:
+    """It accepts, says `subscribed`, and never answers the close."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with following(node_modules, url, closeAtOnce=True) as follower:
+            peer, _ = server.accept()
+            with peer:
+                peer.settimeout(30)
+                welcome(peer)
+                opcode_and_length = peer.recv(65536)[:2]
+                assert opcode_and_length == bytes([0x88, 0x82])
+                before = time.monotonic()
+                assert follower.process.wait(30) == 0
+                assert time.monotonic() - before < 15
+            follower.until(lambda: follower.states[-1:] == ["closed"])
+
+
+def welcome(peer: socket.socket) -> None:
+    """Answer the handshake, and say `subscribed`."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += peer.recv(65536)
+    key = next(line.split()[1] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:"))
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    message = b'{"type":"subscribed","channels":[],"where":{},"sub":null,"position":"1-1"}'
+    peer.sendall(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Protocol: bridge.v1\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+        b"\x81" + bytes([len(message)]) + message
+    )

@@ -15,7 +15,10 @@ export function connect<Payload = any>(url: string | URL, options?: Options<Payl
 export class BridgeError extends Error {
   private constructor();
   readonly name: "BridgeError";
-  /** The HTTP status of a refused handshake: 400, 401, 403 or 404. */
+  /**
+   * The HTTP status of a refused handshake, as far as `/sse` tells: 400, 401, 403 where there was a token, or 404 where a
+   * bridge says so before it has ever been heard.
+   */
   readonly status: number | null;
   /** The code of a close: 1008, or 4001 where the token is a string. */
   readonly code: number | null;
@@ -30,7 +33,7 @@ export interface Options<Payload = any> {
   after?: string | null;
   /**
    * A token, or a function that gives one, called for every connection. One that throws, rejects or takes more than 30
-   * seconds is called again after a wait.
+   * seconds is called again after a wait. A bridge without authentication accepts no connection with a token.
    */
   token?: string | null | (() => string | null | undefined | PromiseLike<string | null | undefined>);
   /** How many characters of JSON may wait for a loop; 4 Mi. Callbacks need none. */
@@ -58,7 +61,7 @@ export interface EventStream<Payload = any> extends AsyncIterable<StreamEvent<Pa
   readonly reconnects: number;
   /** Resolves after `close`; rejects with a `BridgeError` where the stream has ended for good. */
   readonly closed: Promise<void>;
-  /** Ends the stream; what was not taken is forgotten. */
+  /** Ends the stream; what was not taken is forgotten, an error too. */
   close(): void;
   /** The next event; done where the stream was closed. Rejects, once, with a `BridgeError` where it has ended for good. */
   next(): Promise<IteratorResult<StreamEvent<Payload>, undefined>>;
@@ -164,6 +167,8 @@ export interface WebSocketLike {
   onclose: ((event: any) => void) | null;
   send(text: string): void;
   close(code?: number): void;
+  /** Leaves a peer that does not answer `close` within 2 seconds. */
+  terminate?(): void;
 }
 
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;

@@ -17,15 +17,19 @@
 // subscription; whoever wants to change it closes the stream and opens another one, after the cursor or from now on.
 //
 // A token is a string, or a function that gives one, also by a promise: it is called for every connection, so that an
-// expired token costs nothing. What no waiting mends ends the stream with a BridgeError: a handshake refused with 400,
-// 401, 403 or 404, a close with 1008, or with 4001 where the token is a string. The loop throws it, `stream.closed`
-// rejects with it, and `onState` gets it.
+// expired token costs nothing. What no waiting mends ends the stream with a BridgeError: a close with 1008, or with 4001
+// where the token is a string, and a handshake refused with 400, 401, 403 or 404. The loop throws it, `stream.closed`
+// rejects with it, and `onState` gets it. A WebSocket does not tell why it was refused: the same is then asked for at /sse
+// in place of /ws. What may be true of that path alone ends nothing, and `onState` is told why: a 403 without a token, a
+// 404 that is no bridge's own or of a path that was there. A URL without /ws has no such path, so it is tried for ever.
 //
 // In a loop, what is not taken yet waits in memory, up to `bufferCharacters` of JSON. Then the connection is closed, and
 // made again when half of that is taken: who is slow loses nothing as long as the bridge's history reaches
 // (BRIDGE_HISTORY_ENTRIES), and gets a gap where it does not. Leaving the loop closes the stream.
 //
-// Node before version 22 has no WebSocket: give the one of the package `ws` as the option `WebSocket`.
+// Node before version 22 has no WebSocket: give the one of the package `ws` as the option `WebSocket`. Node's own cannot
+// leave a peer that does not answer: after `close`, such a connection keeps the process until the network ends it. With
+// `ws` that is two seconds.
 
 const FIRST_WAIT_SECONDS = 0.5;
 const LONGEST_WAIT_SECONDS = 15;
@@ -35,6 +39,7 @@ const HEALTHY_SECONDS = 10; // after a connection that lasted so long, the waits
 const HANDSHAKE_SECONDS = 20;
 const SILENCE_SECONDS = 25; // the bridge says something every 15 seconds; after so many it is asked,
 const PATIENCE_SECONDS = 10; // and has so many to answer
+const CLOSE_SECONDS = 2;
 const TOKEN_SECONDS = 30;
 const REFUSAL_SECONDS = 4;
 const REFUSAL_CHARACTERS = 300;
@@ -44,6 +49,8 @@ const SCHEMES = { "http:": "ws:", "https:": "wss:", "ws:": "ws:", "wss:": "wss:"
 const FINAL_STATUSES = [400, 401, 403, 404];
 const FINAL_CODES = { 1008: "the bridge refuses to go on", 4001: "the token has expired: give a new one" };
 const TOKEN_EXPIRED = 4001;
+const NO_SUCH_PATH = "there is nothing at this path"; // what a bridge says with 404
+const NOT_ACCEPTED = "the connection was not accepted";
 const PING = '{"type":"ping"}';
 
 const CALLBACKS = new Map([
@@ -59,7 +66,7 @@ const OPTIONS = ["channels", "where", "after", "token", "bufferCharacters", "Web
 /** Which states follow which. */
 const MOVES = {
   new: ["connecting", "closed"],
-  connecting: ["listening", "waiting", "closed"],
+  connecting: ["listening", "waiting", "paused", "closed"],
   listening: ["connecting", "waiting", "paused", "closed"],
   waiting: ["connecting", "closed"],
   paused: ["connecting", "closed"],
@@ -137,9 +144,9 @@ class Stream {
   }
 
   close() {
-    if (this.#state === "closed") return;
     this.#queue?.clear();
-    this.#finish(null);
+    this.#error = null;
+    if (this.#state !== "closed") this.#finish(null);
   }
 
   [Symbol.asyncIterator]() {
@@ -205,6 +212,7 @@ class Stream {
     socket.onopen = () => {
       if (socket !== this.#socket) return;
       accepted = true;
+      this.#tokenRefused = false;
       this.#heardAt = now();
       this.#watch();
     };
@@ -235,7 +243,8 @@ class Stream {
     if (this.#state !== "connecting") return;
     const renewable = status === 401 && typeof this.#options.token === "function" && !this.#tokenRefused;
     this.#tokenRefused = status === 401;
-    if (FINAL_STATUSES.includes(status) && !renewable) this.#finish(new BridgeError(why, { status }));
+    const wasThere = status === 404 && this.#greeted;
+    if (FINAL_STATUSES.includes(status) && !renewable && !wasThere) this.#finish(new BridgeError(why, { status }));
     else this.#again(why, retrySeconds);
   }
 
@@ -295,6 +304,7 @@ class Stream {
     const socket = this.#socket;
     this.#socket = null;
     socket?.close(1000);
+    if (socket?.terminate) setTimeout(() => socket.terminate(), CLOSE_SECONDS * 1000).unref?.();
   }
 
   #arm(seconds, action) {
@@ -340,7 +350,6 @@ class Stream {
     const { type } = message;
     if (type === "subscribed" && this.#state === "connecting") {
       this.#goodSince = now();
-      this.#tokenRefused = false;
       this.#move("listening");
     }
     if (!this.#queue) this.#taken = this.#cursor;
@@ -362,7 +371,7 @@ class Stream {
       return;
     }
     this.#queue.push(event, this.#cursor);
-    if (this.#queue.isFull && this.#state === "listening") {
+    if (this.#queue.isFull) {
       this.#failures = 0;
       this.#forget();
       this.#move("paused");
@@ -452,21 +461,25 @@ function cursorOf({ type, cursor, position, id }) {
   return typeof at === "string" ? at : null;
 }
 
-/** A WebSocket does not tell why it was refused. The same request for a stream of events is told; `limit` ends that. */
+/** Why a WebSocket was refused, as far as the same request at /sse tells; `limit` ends that. The token is in no URL. */
 async function refusal(socketUrl, token, limit) {
   const url = new URL(socketUrl);
   url.protocol = url.protocol.replace("ws", "http");
-  url.pathname = url.pathname.replace(/\/ws(?=\/|$)/, "/sse");
+  url.pathname = url.pathname.replace(/(.*)\/ws(?=\/|$)/, "$1/sse"); // the last: others are a prefix
+  if (url.pathname === socketUrl.pathname) return { status: null, why: NOT_ACCEPTED, retrySeconds: null };
   url.searchParams.delete("after");
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const timer = setTimeout(() => limit.abort(), REFUSAL_SECONDS * 1000);
   try {
     const response = await fetch(url, { headers, signal: limit.signal, cache: "no-store" });
     const { status } = response;
-    if (response.ok) return { status, why: "the connection was not accepted", retrySeconds: await farewell(response) };
+    if (response.ok) return { status, ...(await admission(response, token)) };
     const text = (await response.text()).trim().slice(0, REFUSAL_CHARACTERS);
     const retrySeconds = Number(response.headers.get("retry-after")) || null;
-    return { status, why: `refused with ${status}: ${text}`, retrySeconds };
+    const why = `refused with ${status}: ${text}`;
+    const believed = status === 404 ? text === NO_SUCH_PATH : status !== 403 || token;
+    if (believed) return { status, why, retrySeconds };
+    return { status: null, why: `${NOT_ACCEPTED}, and ${url.pathname} is ${why}`, retrySeconds };
   } catch {
     const { location } = globalThis;
     const elsewhere = location !== undefined && location.origin !== url.origin;
@@ -477,17 +490,22 @@ async function refusal(socketUrl, token, limit) {
   }
 }
 
-/** When to come back, where a stream ends at once: there is no place. Null where it goes on. */
-async function farewell(response) {
-  const reader = response.body.getReader();
+/** What it means that a stream of events was given: one that ends at once says when to come back, there is no place. */
+async function admission({ body }, token) {
+  const reader = body.getReader();
   const decoder = new TextDecoder();
   let text = "";
-  while (text.length < 64) {
-    const { value, done } = await reader.read();
-    if (done) return Number(/^retry: *(\d+)$/m.exec(text)?.[1]) / 1000 || null;
-    text += decoder.decode(value);
-  }
-  return null;
+  let ended = false;
+  try {
+    while (text.length < 64 && !ended) {
+      const { value, done } = await reader.read();
+      ended = done;
+      text += decoder.decode(value);
+    }
+  } catch {} // nothing more has come in time
+  const told = /^retry: *(\d+)$/m.exec(text);
+  const hint = token && told && !ended ? ": a bridge without authentication takes no token; leave it out there" : "";
+  return { why: NOT_ACCEPTED + hint, retrySeconds: (ended && told && Number(told[1]) / 1000) || null };
 }
 
 /** What the function gives, if it does so in time. */
