@@ -5,6 +5,7 @@ the channels exist (400), whether they are allowed (403). Whether there is a pla
 """
 
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -139,6 +140,8 @@ class Door:
             target = _read(connection, "ws" if websocket else "sse", lenient)
             found = self._allowed(connection, request, target)
             grant = await found if inspect.isawaitable(found) else found
+            if grant.expires_at is not None and grant.expires_at <= time.time():
+                raise BadToken("the token has expired")
             check_channels(target.channels, self.feed.channels)
             subscription = grant.subscription(target.channels, target.where, self.feed.channels)
         except BadToken as error:

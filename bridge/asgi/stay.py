@@ -38,8 +38,10 @@ class Stay:
         self.inbox.on_ended = self._ended.set
 
     def subscribe(self, after: str | None) -> None:
-        """Begin to hear what the visit is about."""
-        self._visit.feed.hub.subscribe(self.inbox, None, self._visit.subscription, after)
+        """Begin to hear what the visit is about, unless its token has expired meanwhile (`limit`)."""
+        left_seconds = self._left_seconds()
+        if left_seconds is None or left_seconds > 0:
+            self._visit.feed.hub.subscribe(self.inbox, None, self._visit.subscription, after)
 
     async def pass_on(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Give `send` what arrives, in chunks of whole messages, until the inbox has ended and all was sent.
@@ -58,9 +60,8 @@ class Stay:
 
         That is dropped also where sending goes on: not every server lets it be cancelled.
         """
-        expires_at = self._visit.grant.expires_at
         while not self._ended.is_set():
-            left_seconds = None if expires_at is None else expires_at - time.time()
+            left_seconds = self._left_seconds()
             if left_seconds is not None and left_seconds <= 0:
                 self.inbox.end(TOKEN_EXPIRED, "the token has expired")
                 break
@@ -70,8 +71,9 @@ class Stay:
         self.gone()
 
     def gone(self) -> None:
-        """Nothing can be sent to the peer any more."""
+        """Nothing can be sent to the peer any more; its place is another one's, whenever its connection may end."""
         self.inbox.end(GOING_AWAY, drop=True)
+        self._desk.leave(self.inbox)
         self._sending.cancel()
 
     def leave(self) -> None:
@@ -79,3 +81,8 @@ class Stay:
         self.inbox.end(GOING_AWAY, f"retry={retry_seconds()}", drop=True)
         self._visit.feed.hub.remove(self.inbox)
         self._desk.leave(self.inbox)
+
+    def _left_seconds(self) -> float | None:
+        """How long its token is still worth something; None is for ever."""
+        expires_at = self._visit.grant.expires_at
+        return None if expires_at is None else expires_at - time.time()

@@ -10,7 +10,7 @@ from bridge.asgi.desk import NoPlace
 from bridge.asgi.door import Refused, Visit
 from bridge.asgi.stay import GOODBYE_SECONDS, PEER_SECONDS, Stay
 from bridge.core.messages import MAX_MESSAGE_BYTES
-from bridge.core.wire import GOING_AWAY, MAX_CLOSE_REASON_BYTES, OVERLOADED, POLICY_VIOLATION, TOO_LARGE
+from bridge.core.wire import GOING_AWAY, MAX_CLOSE_REASON_BYTES, OVERLOADED, POLICY_VIOLATION, TOKEN_EXPIRED, TOO_LARGE
 from bridge.hub.retry import retry_seconds
 from bridge.hub.talk import Talk
 from bridge.server.upgrade import SUBPROTOCOL
@@ -36,13 +36,13 @@ async def converse(websocket: WebSocket, visit: Visit) -> None:
 
 
 async def refuse(websocket: WebSocket, refused: Refused) -> None:
-    """Answer the handshake with this status; where it has been made, close with 1008."""
+    """Answer the handshake with this status; where it has been made, close with 1008, or 4001 for 401."""
     if websocket.application_state is WebSocketState.CONNECTING and _may_answer(websocket):
         answer = PlainTextResponse(f"{refused}\n", refused.status, refused.headers)
         with anyio.move_on_after(GOODBYE_SECONDS), suppress(OSError):
             await websocket.send_denial_response(answer)
     else:
-        await _close(websocket, POLICY_VIOLATION, str(refused))
+        await _close(websocket, TOKEN_EXPIRED if refused.status == 401 else POLICY_VIOLATION, str(refused))
 
 
 class _Conversation:
@@ -55,6 +55,7 @@ class _Conversation:
     async def run(self) -> None:
         try:
             if not await self._accepted():
+                self._gone = True
                 return
             self._stay.subscribe(self._visit.after)
             async with anyio.create_task_group() as tasks:
@@ -80,7 +81,7 @@ class _Conversation:
         try:
             for line in data.decode().split("\n")[:-1]:
                 await self._websocket.send_text(line)
-        except WebSocketDisconnect:
+        except (WebSocketDisconnect, RuntimeError):  # the latter where the server has closed it, for a bad frame
             self._leave()
 
     async def _hear(self) -> None:
@@ -136,10 +137,14 @@ async def _accept(websocket: WebSocket, subprotocol: str | None = None) -> bool:
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
-    """Say goodbye, if the peer takes it."""
+    """Say goodbye, if the peer takes it, and hear it out: servers may keep a connection of which something waits."""
+    was_open = websocket.application_state is WebSocketState.CONNECTED
     text = reason.encode()[:MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
-    with anyio.move_on_after(GOODBYE_SECONDS), suppress(OSError, WebSocketDisconnect):
+    with anyio.move_on_after(GOODBYE_SECONDS), suppress(OSError, WebSocketDisconnect, RuntimeError):
         await websocket.close(code, text)
+    with anyio.move_on_after(GOODBYE_SECONDS), suppress(OSError, RuntimeError):
+        while was_open and (await websocket.receive())["type"] != "websocket.disconnect":
+            pass
 
 
 def _may_answer(websocket: WebSocket) -> bool:

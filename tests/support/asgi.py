@@ -123,6 +123,14 @@ class Exchange:
 class Socket(Exchange):
     """A WebSocket as its client sees it."""
 
+    answers_close = True
+    """Whether a close is answered, and the application told that it was."""
+
+    @property
+    def unheard(self) -> int:
+        """How many messages wait for the application."""
+        return len(self._said)
+
     @property
     def accepted(self) -> bool:
         return any(message["type"] == "websocket.accept" for message in self.sent)
@@ -161,6 +169,11 @@ class Socket(Exchange):
         """The connection is gone: nothing waits for it any more."""
         self.blocked = False
         self.say({"type": "websocket.disconnect", "code": 1005})
+
+    async def _send(self, message: Message) -> None:
+        await super()._send(message)
+        if message["type"] == "websocket.close" and self.answers_close:
+            self.say({"type": "websocket.disconnect", "code": message["code"]})
 
     async def begun(self) -> None:
         """The handshake is answered, one way or the other."""

@@ -1,5 +1,6 @@
 """Who may come in: origins, tokens, channels; and that no token is left where a server writes its log from."""
 
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,7 @@ async def from_header(connection: HTTPConnection) -> Grant:
         (lambda _: allow(), 101),
         (lambda _: allow(channels=[]), 403),
         (lambda _: allow(where={"team": []}), 403),
+        (lambda _: allow(expires_at=time.time() - 1), 401),
         (raises(BadToken("no")), 401),
         (raises(Forbidden("no")), 403),
         (raises(HTTPException(418, "no")), 418),

@@ -7,10 +7,11 @@ from typing import Any
 import anyio
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from bridge.asgi import allow, routes, serve_websocket
+from bridge.asgi import Grant, allow, routes, serve_websocket
 from bridge.asgi import stay as staying
 from bridge.asgi import websocket as conversing
 from bridge.asgi.desk import desk_of
@@ -104,6 +105,32 @@ def test_who_keeps_making_mistakes_is_closed(loop: Loop) -> None:
             await client.ended()
             assert client.close_code == 1008
             assert client.types.count("error") == 10
+
+    serve(loop, main)
+
+
+def test_what_was_said_before_a_close_is_taken(loop: Loop) -> None:
+    """A server may hold the connection open for as long as there is something that the application has not taken."""
+
+    async def main(feed: HandFed, app: Starlette) -> None:
+        async with socket(app) as client:
+            client.say(*[{"type": "websocket.receive", "text": "garbage"}] * 200)
+            await client.ended()
+            assert (client.close_code, client.unheard) == (1008, 0)
+
+    serve(loop, main)
+
+
+def test_a_peer_that_does_not_answer_a_close_is_not_waited_for(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversing, "GOODBYE_SECONDS", 0.05)
+
+    async def main(feed: HandFed, app: Starlette) -> None:
+        async with socket(app) as client:
+            await client.heard(1)
+            client.answers_close = False
+            desk_of(feed).drain()
+            await client.ended(5.0)
+            assert client.close_code == 1001
 
     serve(loop, main)
 
@@ -203,8 +230,8 @@ def test_where_sending_cannot_be_cancelled_nothing_is_held_for_long(
             with anyio.fail_after(30):
                 while feed.hub.buffers.total_bytes:  # noqa: ASYNC110 (there is no event for this)
                     await anyio.sleep(0.01)
-            assert not slow.returned
-            assert desk_of(feed).client_count == 2  # its connection is still there
+            returned, clients = slow.returned, desk_of(feed).client_count
+        assert (returned, clients) == (False, 1)  # its connection is still there, and takes nobody's place
 
     serve(loop, main, client_buffer_bytes=65_536)
 
@@ -215,6 +242,40 @@ def test_a_token_that_expires_ends_the_connection(loop: Loop) -> None:
         async with socket(app) as client:
             await client.ended()
             assert client.close_code == 4001
+
+    serve(loop, main)
+
+
+def test_nothing_is_heard_with_a_grant_that_has_expired_before(loop: Loop) -> None:
+    async def main(feed: HandFed, _: Starlette) -> None:
+        async def endpoint(websocket: WebSocket) -> None:
+            await websocket.accept()
+            await serve_websocket(websocket, feed, expires_at=time.time() - 1)
+
+        async with socket(Starlette(routes=[WebSocketRoute("/mine", endpoint)]), "/mine?after=100-0") as client:
+            await client.ended()
+            assert (client.messages, client.close_code) == ([], 4001)
+
+    serve(loop, main)
+
+
+def test_nothing_is_heard_where_the_token_expires_during_the_handshake(loop: Loop) -> None:
+    async def main(feed: HandFed, _: Starlette) -> None:
+        granted: list[Grant] = []
+
+        def authorize(_: HTTPConnection) -> Grant:
+            granted.append(allow(expires_at=time.time() + 0.1))
+            return granted[0]
+
+        feed.deliver(3)
+        async with socket(Starlette(routes=routes(feed, authorize=authorize)), "/ws?after=100-0") as client:
+            client.blocked = True
+            while not granted or time.time() <= (granted[0].expires_at or 0):  # noqa: ASYNC110 (a clock says nothing)
+                await anyio.sleep(0.01)
+            client.blocked = False
+            client.poke()
+            await client.ended()
+            assert (client.accepted, client.messages, client.close_code) == (True, [], 4001)
 
     serve(loop, main)
 
@@ -291,17 +352,33 @@ def test_places_are_bounded_and_given_back(loop: Loop) -> None:
     serve(loop, main, max_clients=2)
 
 
-def test_a_peer_that_fails_ends_quietly(loop: Loop) -> None:
+@pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("Unexpected ASGI message, after 'websocket.close'")])
+def test_a_peer_that_fails_ends_quietly(loop: Loop, error: Exception) -> None:
+    """Where a peer breaks the protocol, some servers close the connection themselves, and then raise RuntimeError."""
+
     async def main(feed: HandFed, app: Starlette) -> None:
         async with socket(app) as client:
             await client.heard(1)
-            client.failing = OSError("gone")
+            client.failing = error
             feed.deliver(1)
             await client.ended()
         async with socket(app) as client:
             client.failing = OSError("gone")
             await client.ended()
             assert not client.accepted
+
+    serve(loop, main)
+
+
+def test_a_close_that_the_server_has_made_already_ends_quietly(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversing, "GOODBYE_SECONDS", 0.05)
+
+    async def main(feed: HandFed, app: Starlette) -> None:
+        async with socket(app) as client:
+            await client.heard(1)
+            client.failing = RuntimeError("Unexpected ASGI message 'websocket.close', after 'websocket.close'")
+            desk_of(feed).drain()
+            await client.ended()
 
     serve(loop, main)
 
