@@ -238,7 +238,7 @@ async def test_answers_to_a_lagging_client_come_behind_what_it_missed(asked: str
         flood(hub, 1, 300)
         assert slow.client.lagging
         talk_of(hub, slow).hear(asked)
-        messages = await slow.read(lambda messages: kinds(messages)[-1:] in (["pong"], ["subscribed"]) and messages[1:])
+        messages = await slow.read(lambda messages: len(messages) > 1 and kinds(messages)[-1] in ("pong", "subscribed"))
         answer = messages[-1]
         assert isinstance(answer, dict)
         made.disconnect(slow)
@@ -273,8 +273,8 @@ async def test_answers_survive_what_takes_the_fullest_buffers_away() -> None:
     async with making_peers(hub) as made:
         slow = made.subscribe()
         flood(hub, 1, 60)
-        assert not slow.client.lagging
         hub.subscribe(slow.client, "unknown", EVERYTHING, "nonsense")
+        assert 30_000 < slow.client.held_bytes < 50_000
         flood(hub, 61, 100)
         assert slow.client.lagging
         messages = await slow.read(lambda messages: len(of_kind("gap", messages)) == 2)
@@ -291,7 +291,6 @@ async def test_an_answer_for_which_there_is_no_room_comes_all_the_same() -> None
         while slow.client.held_bytes + 600 <= 20_000:
             n += 1
             hub.deliver([happening(n, size=500)])
-        assert not slow.client.lagging
         talk = talk_of(hub, slow)
         talk.hear('{"type":"subscribe","sub":"x","where":{"f":"%s"}}' % ("v" * 2000))
         talk.hear(ASKED[0])
