@@ -165,17 +165,21 @@ class Follower(Generic[T]):
 async def running(follower: Follower[T]) -> AsyncIterator[Buffer[T]]:
     """The follower runs, and fills this buffer, while the body does. Errors of the body are raised as they are."""
     failure: BaseException | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(follower.run)
-        try:
-            yield follower.buffer
-        except anyio.get_cancelled_exc_class():
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follower.run)
+            try:
+                yield follower.buffer
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # a task group would put it into a group
+                failure = error
+            finally:
+                follower.buffer.close()
+                tasks.cancel_scope.cancel()
+    except anyio.get_cancelled_exc_class():
+        if failure is None or isinstance(failure, GeneratorExit):  # whoever closes a generator swallows that
             raise
-        except BaseException as error:  # a task group would put it into a group
-            failure = error
-        finally:
-            follower.buffer.close()
-            tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from typing import Final
 
 import anyio
 import anyio.abc
@@ -10,7 +11,7 @@ import anyio.abc
 from bridge.core.cursor import Cursor
 from bridge.core.events import Published
 from bridge.core.wire import GOING_AWAY
-from bridge.errors import SettingsError
+from bridge.errors import BridgeError, SettingsError
 from bridge.feed.build import build_feed
 from bridge.feed.delivery import Delivery, Item
 from bridge.feed.source import FeedState
@@ -24,6 +25,8 @@ from bridge.links.openers import RealLinks
 from bridge.settings import Settings
 from bridge.stream import Mode
 from bridge.telemetry import Metrics
+
+CLOSED: Final = FeedState("none", "closed")
 
 
 @asynccontextmanager
@@ -53,17 +56,21 @@ async def open_feed(
     """
     feed = EventFeed(read_settings(db_url, use_redis, redis_url, channels, settings), checked_cursor(after))
     failure: BaseException | None = None
-    async with anyio.create_task_group() as tasks:
-        feed.start(tasks)
-        try:
-            yield feed
-        except BaseException as error:
-            if _is_cancelled(error):
-                raise
-            failure = error  # outside of the group, which would wrap it
-        finally:
-            feed.stop()
-            tasks.cancel_scope.cancel()
+    try:
+        async with anyio.create_task_group() as tasks:
+            feed.start(tasks)
+            try:
+                yield feed
+            except BaseException as error:
+                if _is_cancelled(error):
+                    raise
+                failure = error  # outside of the group, which would wrap it
+            finally:
+                feed.stop()
+                tasks.cancel_scope.cancel()
+    except anyio.get_cancelled_exc_class():
+        if failure is None or isinstance(failure, GeneratorExit):  # whoever closes a generator swallows that
+            raise
     if failure is not None:
         raise failure
 
@@ -101,16 +108,21 @@ class EventFeed:
     @property
     def mode(self) -> Mode:
         """Where events come from now."""
-        return self._feed.state.value.mode
+        return self._state.mode
 
     @property
     def reason(self) -> str:
         """Why the mode is ``none``, or is ``direct`` although Redis is used."""
-        return self._feed.state.value.reason
+        return self._state.reason
 
     async def wait_live(self) -> None:
-        """Wait until a source feeds this process, however long that takes; `anyio.fail_after` sets a limit."""
-        await self._feed.state.wait_for(lambda state: state.mode != "none")
+        """Wait until a source feeds this process, however long that takes; `anyio.fail_after` sets a limit.
+
+        Raises BridgeError when the feed is closed.
+        """
+        await self._feed.state.wait_for(lambda state: state.mode != "none" or self._tasks is None)
+        if self._tasks is None:
+            raise BridgeError("the feed is closed: wait inside of the block of open_feed")
 
     def __aiter__(self) -> Subscription:
         """Everything from `after` on, or else from when the feed became live; always the same iterator."""
@@ -153,12 +165,17 @@ class EventFeed:
         tasks.start_soon(self._tick)
 
     def stop(self) -> None:
-        """End all consumers; there are no more after that."""
+        """End all consumers, and who waits for a source; there are no more after that."""
         self._tasks = None
+        self._feed.state.set(CLOSED)
         for subscription in self._subscriptions:
             subscription.close()
         for client in list(self.hub.clients):
             client.end(GOING_AWAY, f"retry={retry_seconds()}")
+
+    @property
+    def _state(self) -> FeedState:
+        return self._feed.state.value if self._tasks is not None else CLOSED
 
     def _subscribe(
         self,
@@ -168,10 +185,10 @@ class EventFeed:
         buffer_bytes: int | None,
     ) -> Subscription:
         wanted = read_subscription(channels, where, self.channels)
-        if buffer_bytes is not None and not buffer_bytes > 0:
-            raise SettingsError(f"buffer_bytes: {buffer_bytes!r} is not allowed; give a number above 0")
+        if buffer_bytes is not None:
+            _check_bytes(buffer_bytes)
         new_inbox = partial(self.inbox, "lines", buffer_bytes)
-        subscription = Subscription(self.hub, wanted, checked_cursor(after), new_inbox, self._feed.state.value)
+        subscription = Subscription(self.hub, wanted, checked_cursor(after), new_inbox, self._state)
         self._subscriptions.add(subscription)
         return subscription
 
@@ -196,6 +213,11 @@ class EventFeed:
         while True:
             await anyio.sleep(TICK_SECONDS)
             self.hub.tick()
+
+
+def _check_bytes(buffer_bytes: object) -> None:
+    if not (isinstance(buffer_bytes, int | float) and buffer_bytes > 0):
+        raise SettingsError(f"buffer_bytes: {buffer_bytes!r} is not allowed; give a number above 0")
 
 
 def _is_cancelled(error: BaseException) -> bool:

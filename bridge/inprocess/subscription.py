@@ -6,6 +6,7 @@ cursor with a new one: the history has what came meanwhile, or a gap says what i
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,6 +15,7 @@ import msgspec
 
 from bridge import stream
 from bridge.core import topics
+from bridge.core.cursor import Cursor
 from bridge.core.events import Published
 from bridge.core.wire import GOING_AWAY
 from bridge.feed.source import FeedState
@@ -44,6 +46,8 @@ class Subscription:
         self._hub = hub
         self._wanted = wanted
         self._cursor = after
+        self._beginning: str | None = None
+        """Where it began, if all that it was given was taken away before it read any of that; as a cursor."""
         self._new_inbox = new_inbox
         self._state = self._told = state
         self._greeted = False
@@ -129,12 +133,22 @@ class Subscription:
     def _open(self) -> Inbox:
         """Subscribe, from the cursor on. Who was greeted and has no cursor is told that it may miss something."""
         inbox = self._new_inbox()
-        after = self._cursor if self._cursor is not None or not self._greeted else ""
+        inbox.on_ended = partial(self._note_beginning, inbox)
+        after = self._cursor
+        if after is None:
+            after = "" if self._greeted else self._beginning
         self._hub.subscribe(inbox, None, self._wanted, after)
         self._inbox = inbox
         if self._told != self._state:
             self._say_mode()
         return inbox
+
+    def _note_beginning(self, inbox: Inbox) -> None:
+        """The inbox has ended, and may lose what it holds: keep from where on it has heard everything, if it has."""
+        member = self._hub.members.find(inbox)
+        heard = member.heard.get(None) if member is not None else None
+        if heard is not None and self._beginning is None:
+            self._beginning = str(Cursor(heard.since)) if heard.since is not None else ""
 
     def _say_mode(self) -> None:
         if self._inbox.state is State.OPEN:

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 from anyio.streams.tls import TLSListener
 from wsproto.events import CloseConnection
@@ -135,6 +136,80 @@ def test_a_generator_around_a_client_can_be_closed(loop: Loop) -> None:
             assert isinstance(await anext(generator), Subscribed)
             await generator.aclose()
 
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_error_of_the_body_outlives_a_cancellation_from_outside(loop: Loop) -> None:
+    first, second = ZeroDivisionError("while it was cancelled"), ZeroDivisionError("before it was left")
+
+    async def cleans_up() -> None:
+        with anyio.CancelScope() as scope:
+            async with connect("http://127.0.0.1:9"):
+                try:
+                    scope.cancel()
+                    await anyio.sleep_forever()
+                finally:
+                    raise first
+
+    async def fails() -> None:
+        with anyio.CancelScope() as scope:
+            async with connect("http://127.0.0.1:9"):
+                scope.cancel()
+                raise second
+
+    async def main() -> None:
+        for body, error in ((cleans_up, first), (fails, second)):
+            with pytest.raises(ZeroDivisionError) as raised:
+                await body()
+            assert raised.value is error
+            await anyio.lowlevel.checkpoint()  # nothing of the cancellation is left
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_error_of_the_body_outlives_asyncios_own_cancellation(loop: Loop) -> None:
+    mine = ZeroDivisionError()
+
+    async def fails() -> None:
+        async with connect("http://127.0.0.1:9"):
+            await anyio.sleep(0.01)
+            asyncio.get_running_loop().call_soon(tasks[0].cancel)
+            raise mine
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(fails()))
+        with pytest.raises(ZeroDivisionError) as raised:
+            await tasks[0]
+        assert raised.value is mine
+
+    tasks: list[asyncio.Task[None]] = []
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_who_is_cancelled_while_a_generator_is_closed_is_cancelled(loop: Loop) -> None:
+    """Closing a generator swallows its GeneratorExit: the cancellation must not go with that."""
+
+    async def one() -> AsyncGenerator[int, None]:
+        async with connect("http://127.0.0.1:9"):
+            while True:
+                await anyio.sleep(0.01)
+                yield 1
+
+    async def closes() -> None:
+        generator = one()
+        await anext(generator)
+        asyncio.get_running_loop().call_soon(tasks[0].cancel)
+        await generator.aclose()
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(closes()))
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+
+    tasks: list[asyncio.Task[None]] = []
     run_on(loop, main)
 
 

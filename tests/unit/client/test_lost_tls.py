@@ -46,9 +46,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
 @pytest.mark.parametrize("die", [end, reset])
 @pytest.mark.parametrize("when", ["handshake", "request", "stream"])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_bridge_that_dies_without_a_word_is_come_back_to(
-    loop: Loop, when: str, die: Die, contexts: Contexts
-) -> None:
+def test_a_bridge_that_dies_without_a_word_is_come_back_to(loop: Loop, when: str, die: Die, contexts: Contexts) -> None:
     """Twice, each time before what is awaited has come."""
     serving, trusting = contexts
     targets: list[str] = []

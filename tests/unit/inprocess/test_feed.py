@@ -1,12 +1,19 @@
 """The block of `open_feed`: what its body raises leaves it as it was, and nothing of the feed's tasks comes with it."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 import bridge
+from bridge.errors import BridgeError, SettingsError
+from bridge.feed.delivery import Delivery
+from bridge.feed.feed import Feed
+from bridge.feed.source import FeedState, Report
+from bridge.telemetry import Metrics
 from tests.support.loops import LOOPS, Loop, run_on
 from tests.support.postgres import free_port
 
@@ -74,3 +81,137 @@ def test_a_group_with_the_cancellation_of_an_outer_scope_in_it_stays_inside_of_t
         assert not raised.group_contains(anyio.get_cancelled_exc_class())
 
     run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_error_of_the_body_outlives_a_cancellation_from_outside(loop: Loop) -> None:
+    first, second = ZeroDivisionError("while it was cancelled"), ZeroDivisionError("before it was left")
+
+    async def cleans_up() -> None:
+        with anyio.CancelScope() as scope:
+            async with bridge.open_feed(nowhere()):
+                try:
+                    scope.cancel()
+                    await anyio.sleep_forever()
+                finally:
+                    raise first
+
+    async def fails() -> None:
+        with anyio.CancelScope() as scope:
+            async with bridge.open_feed(nowhere()):
+                scope.cancel()
+                raise second
+
+    async def main() -> None:
+        for body, error in ((cleans_up, first), (fails, second)):
+            with pytest.raises(ZeroDivisionError) as raised:
+                await body()
+            assert raised.value is error
+            await anyio.lowlevel.checkpoint()  # nothing of the cancellation is left
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_error_of_the_body_outlives_asyncios_own_cancellation(loop: Loop) -> None:
+    mine = ZeroDivisionError()
+
+    async def fails() -> None:
+        async with bridge.open_feed(nowhere()):
+            await anyio.sleep(0.01)
+            asyncio.get_running_loop().call_soon(tasks[0].cancel)
+            raise mine
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(fails()))
+        with pytest.raises(ZeroDivisionError) as raised:
+            await tasks[0]
+        assert raised.value is mine
+
+    tasks: list[asyncio.Task[None]] = []
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_who_is_cancelled_while_a_generator_is_closed_is_cancelled(loop: Loop) -> None:
+    """Closing a generator swallows its GeneratorExit: the cancellation must not go with that."""
+
+    async def one() -> AsyncGenerator[int, None]:
+        async with bridge.open_feed(nowhere()):
+            while True:
+                await anyio.sleep(0.01)
+                yield 1
+
+    async def closes() -> None:
+        generator = one()
+        await anext(generator)
+        asyncio.get_running_loop().call_soon(tasks[0].cancel)
+        await generator.aclose()
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(closes()))
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+
+    tasks: list[asyncio.Task[None]] = []
+    run_on(loop, main)
+
+
+class Live:
+    """A source that is proven at once."""
+
+    view = None
+
+    async def run(self, report: Report) -> None:
+        report(FeedState("direct"))
+        await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_feed_that_has_ended_is_fed_by_nothing(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(
+        settings: object, links: object, log: None, delivery: Delivery, changed: Report, metrics: Metrics
+    ) -> Feed:
+        return Feed(log, Live(), 1.0, 1.0, delivery, changed, metrics)
+
+    async def main() -> None:
+        async with bridge.open_feed(nowhere()) as feed:
+            await feed.wait_live()
+            assert feed.mode == "direct"
+        assert (feed.mode, feed.reason) == ("none", "closed")
+        with pytest.raises(BridgeError, match=r"^the feed is closed: wait inside of the block of open_feed$"):
+            await feed.wait_live()
+
+    monkeypatch.setattr("bridge.inprocess.feed.build_feed", build)
+    run_on(loop, main, seconds=10)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_waits_for_a_feed_that_ends_is_told_so(loop: Loop) -> None:
+    async def main() -> None:
+        said: list[str] = []
+
+        async def wait() -> None:
+            with pytest.raises(BridgeError, match="the feed is closed"):
+                await feed.wait_live()
+            said.append(feed.mode)
+
+        async with anyio.create_task_group() as tasks, bridge.open_feed(nowhere()) as feed:
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+        assert said == ["none"]
+
+    run_on(loop, main, seconds=10)
+
+
+@pytest.mark.parametrize("buffer_bytes", ["5", 0, -1, [5]])
+def test_what_is_no_number_of_bytes_is_refused(buffer_bytes: Any) -> None:
+    async def main() -> None:
+        async with bridge.open_feed(nowhere()) as feed:
+            with (
+                pytest.raises(SettingsError, match=r"^buffer_bytes: .* is not allowed; give a number above 0$"),
+                feed.subscribe(buffer_bytes=buffer_bytes),
+            ):
+                pass
+
+    run_on("asyncio", main)

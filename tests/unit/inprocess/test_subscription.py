@@ -169,6 +169,88 @@ def test_what_all_hold_together_is_bounded_and_lost_for_nobody(loop: Loop) -> No
     run_on(loop, main)
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("is_live", [True, False])
+def test_who_loses_its_buffer_before_it_reads_misses_nothing(loop: Loop, is_live: bool) -> None:
+    """It begins with what comes next after `subscribe`, or once a source is live, whenever it is read."""
+
+    async def main() -> None:
+        process = Process(all_bytes=1000)
+        if is_live:
+            process.go_live()
+            process.deliver(3)
+        subscription = process.subscribe()
+        if not is_live:
+            process.go_live()
+        for _ in range(3):
+            process.deliver(20)
+        assert process.inboxes[0].close_code == OVERLOADED
+        assert subscription.cursor is None
+        first, *rest = await at_hand(process, subscription)
+        begins = 3 if is_live else 0
+        assert first == Subscribed(("c",), {}, None, f"{TERM}-{begins}")
+        assert numbers(rest) == list(range(begins + 1, begins + 61))
+        assert len(rest) == 60
+        process.deliver(1)
+        assert numbers(await at_hand(process, subscription)) == [begins + 61]
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_loses_its_buffer_again_and_again_before_it_reads_misses_nothing(loop: Loop) -> None:
+    async def main() -> None:
+        process = Process(all_bytes=1000)
+        process.go_live()
+        subscription = process.subscribe()
+        got: list[Event] = []
+        for _ in range(5):
+            process.deliver(40)
+            got += await at_hand(process, subscription, 1)
+            process.inboxes[-1].too_slow(OVERLOADED)
+            process.deliver(1)
+        got += await at_hand(process, subscription)
+        assert numbers(got) == list(range(1, 206))
+        assert [type(event) for event in got if not isinstance(event, Notification)] == [Subscribed]
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_loses_its_buffer_and_began_nobody_knows_where_is_told_of_a_gap(loop: Loop) -> None:
+    async def main() -> None:
+        process = Process()
+        process.hub.set_live(None)
+        subscription = process.subscribe()
+        process.go_live()
+        process.deliver(5)
+        process.inboxes[0].too_slow(OVERLOADED)
+        process.deliver(1)
+        got = await at_hand(process, subscription)
+        assert [type(event) for event in got] == [Subscribed, Gap]
+        process.deliver(1)
+        assert numbers(await at_hand(process, subscription)) == [7]
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_loses_its_buffer_before_a_source_is_live_begins_when_it_is(loop: Loop) -> None:
+    async def main() -> None:
+        process = Process()
+        subscription = process.subscribe()
+        subscription.publish(events.published("c", b"1"))
+        process.inboxes[0].too_slow(OVERLOADED)
+        assert await at_hand(process, subscription) == []
+        process.go_live()
+        process.deliver(2)
+        first, *rest = await at_hand(process, subscription)
+        assert first == Subscribed(("c",), {}, None, f"{TERM}-0")
+        assert numbers(rest) == [1, 2]
+
+    run_on(loop, main)
+
+
 def test_changes_of_mode_come_once_and_also_after_a_pause() -> None:
     async def main() -> None:
         process = Process(buffer_bytes=300)
