@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import anyio
 
-from bridge.cancellation import is_of_another_task
+from bridge.cancellation import cancellations, is_of_another_task
 from bridge.core import events
 from bridge.core.cursor import Cursor
 from bridge.errors import SettingsError
@@ -36,7 +36,10 @@ can be awaited, else ignored."""
 GapCallback = Callable[[Gap], object]
 
 CLOSE_SECONDS = 10.0
-"""How long a callback that runs when the service is closed may take to end, before it is cancelled."""
+"""How long a callback that runs when the service is closed may take to end, before it is cancelled; and after that."""
+
+LOOK_SECONDS = 0.1
+"""The time between two looks at a log that was empty."""
 
 _within: ContextVar[tuple["RedisNotifierService", ...]] = ContextVar("within", default=())
 """The services whose callbacks the present task runs in."""
@@ -72,8 +75,9 @@ class RedisNotifierService:
     that moment never will. Nothing comes before a listener, or PostgreSQL itself, has been heard.
 
     What is not given comes from the environment or a `.env` file, as for the command line; any other setting can be
-    given by its name (``redis_prefix="x"``). `channels` are all that the listeners have: they name the log. Raises
-    SettingsError for what cannot be used. Connects by `connect`, or as an asynchronous context manager.
+    given by its name (``redis_prefix="x"``). `channels` are all that the listeners have: they name the log; names, or
+    one text with commas. Raises SettingsError for what cannot be used. Connects by `connect`, or as an asynchronous
+    context manager.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class RedisNotifierService:
         channels: Iterable[str] | None = None,
         **settings: object,
     ) -> None:
-        channels = None if channels is None else tuple(channels)
+        channels = _names(channels)
         self.settings: Settings = read_settings(db_url, True, redis_url, channels, settings)
         """What the arguments and the environment came to."""
         self._open_feed = partial(
@@ -95,7 +99,8 @@ class RedisNotifierService:
         self._gap_callbacks: list[GapCallback] = []
         self._wanted: tuple[str, ...] = ()
         self._cursor: str | None = None
-        """Everything through here went to the callbacks, or is not wanted."""
+        """Everything through here went to the callbacks, or is not wanted. None: nothing was promised yet; a text that
+        is no cursor has the loop say that something may be missing."""
         self._loop: _Loop | None = None
         self._closed = False
 
@@ -124,9 +129,10 @@ class RedisNotifierService:
     async def close(self) -> None:
         """End `listen_loop`, and return when it has ended; close the connection. Harmless if it is closed.
 
-        A callback that runs may finish, for `CLOSE_SECONDS`; then it is cancelled. Called by a callback, or a task that
-        one has started, it does not wait: the loop ends after that callback. Whoever is cancelled here has told the
-        loop to end.
+        A callback that runs may finish, for 10 s; then it is cancelled, and one that does not end in 10 s more is left
+        to itself, with a warning in the log. Called by a callback, or a task that one has started, it does not wait:
+        the loop ends after that callback. Whoever is cancelled here has told the loop to end. After a `connect`
+        meanwhile the connection stays.
         """
         self._closed = True
         loop = self._loop
@@ -137,9 +143,13 @@ class RedisNotifierService:
                     with anyio.move_on_after(CLOSE_SECONDS):
                         await loop.ended.wait()
                     loop.scope.cancel()
-                    await loop.ended.wait()
+                    with anyio.move_on_after(CLOSE_SECONDS) as patience:
+                        await loop.ended.wait()
+                    if patience.cancelled_caught:
+                        log.warning("The notifier is closed, but a callback goes on although it was cancelled")
         finally:
-            await self._log.close()
+            if self._closed:
+                await self._log.close()
 
     async def disconnect(self) -> None:
         """The same as `close`."""
@@ -166,12 +176,41 @@ class RedisNotifierService:
         """Have `listen_loop` bring what is notified on these channels from now on; none means all.
 
         It remembers where the log ends, so nothing is missed until the loop runs (what is published meanwhile is). The
-        last call before the loop counts. Raises SettingsError for a channel that is not configured, RedisLost.
+        last call counts. While the loop runs, it changes what that brings from the next notification on.
+
+        Where the log is empty, because Redis lost it or no listener has ever run, it waits for one, at most
+        `BRIDGE_HEARTBEAT_TIMEOUT_SECONDS`; without any, what comes until the loop hears cannot be known, and the loop
+        begins with a gap (``unknown_position``). Raises SettingsError for a channel that is not configured, RedisLost.
+        Where it raises or is cancelled, nothing has changed.
         """
         for channel in channels:
             self._check(channel)
-        tail = await self._log.tail()
-        self._wanted, self._cursor = channels, None if tail is None else str(Cursor(tail))
+        if not self._goes_on:
+            end = await self._end_of_log()
+            if not self._goes_on:
+                self._cursor = end
+                if self._loop is not None and self._loop.subscription is not None and self.mode == "none":
+                    self._loop.subscription.close()  # which would begin when it is live; the loop opens another one
+        self._wanted = channels
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether a loop runs that brings all that comes from now on, or leaves that to the next one."""
+        return self._loop is not None and self._cursor is not None
+
+    async def _end_of_log(self) -> str:
+        """A cursor that begins where the log ends; one that means nothing where there is no log.
+
+        Not where an emptied log begins to come back: what follows there was there before. So it is to stand still.
+        """
+        end = await self._log.tail()
+        stands_still = end is not None
+        deadline = anyio.current_time() + self.settings.heartbeat_timeout_seconds
+        while not stands_still and anyio.current_time() < deadline:
+            await anyio.sleep(LOOK_SECONDS)
+            tail = await self._log.tail()
+            end, stands_still = tail, tail is not None and tail == end
+        return "" if end is None else str(Cursor(end))
 
     def register_callback(self, channel: str, callback: Callback) -> None:
         """Call this for whatever comes on the channel, after those that were registered before.
@@ -203,10 +242,10 @@ class RedisNotifierService:
         """Call the callbacks for what comes, until it is cancelled or the service is closed.
 
         One after the other, so what comes on a channel comes in order (but for what comes late, from a time in which
-        Redis was away). While a callback takes its time the rest waits, at most `BRIDGE_CLIENT_BUFFER_BYTES` here and
-        `BRIDGE_HISTORY_ENTRIES` in the history; only what exceeds both is lost, and said by a gap. Without `subscribe`
-        it begins with what comes when it is live. Called again it goes on where it was; a notification whose callbacks
-        were cancelled comes again.
+        Redis was away). While a callback takes its time the rest waits, of all channels at most
+        `BRIDGE_CLIENT_BUFFER_BYTES` here and `BRIDGE_HISTORY_ENTRIES` in the history; only what exceeds both is lost,
+        and said by a gap. Without `subscribe` it begins with what comes when it is live. Called again it goes on where
+        it was; a notification whose callbacks were cancelled comes again.
 
         All tasks of the feed run inside of this call. Raises RuntimeError where it runs already; never for Redis or
         PostgreSQL, which it connects to again.
@@ -220,22 +259,39 @@ class RedisNotifierService:
         try:
             with loop.scope:
                 async with self._open_feed() as loop.feed:
-                    with loop.feed.subscribe(*self._wanted, after=self._cursor) as loop.subscription:
-                        try:
-                            async for event in loop.subscription:
-                                await self._take(event)
-                                self._cursor = loop.subscription.cursor
-                        except (KeyboardInterrupt, SystemExit) as error:
-                            interrupted = error  # to be raised outside of the feed's tasks, which would wrap it
+                    try:
+                        while not loop.over:
+                            with loop.feed.subscribe(after=self._cursor) as loop.subscription:
+                                await self._follow(loop.subscription)
+                    except (KeyboardInterrupt, SystemExit) as error:
+                        interrupted = error  # to be raised outside of the feed's tasks, which would wrap it
         finally:
             self._loop = None
             loop.ended.set()
         if interrupted is not None:
             raise interrupted
 
+    async def _follow(self, subscription: Subscription) -> None:
+        """Call the callbacks until it is closed. It brings all channels, so that `subscribe` may change what is wanted
+        without an event that is lost or comes twice, and the cursor moves also where nothing is wanted."""
+        taken = True
+        try:
+            async for event in subscription:
+                taken = False
+                await self._take(event)
+                taken = True
+                self._reached(subscription)
+        finally:
+            if taken:  # a position may have been told since the last event
+                self._reached(subscription)
+
+    def _reached(self, subscription: Subscription) -> None:
+        if subscription.cursor is not None:
+            self._cursor = subscription.cursor
+
     async def _take(self, event: Event) -> None:
         match event:
-            case Notification():
+            case Notification() if not self._wanted or event.channel in self._wanted:
                 for callback in tuple(self._callbacks.get(event.channel, ())):
                     await self._call(callback, event.channel, event.payload)
             case Gap(pending=False):
@@ -252,7 +308,8 @@ class RedisNotifierService:
             if inspect.isawaitable(result):
                 await result
         except BaseException as error:
-            if not (isinstance(error, Exception) or is_of_another_task(error)):
+            earlier = self._loop.cancellations if self._loop is not None else 0
+            if not (isinstance(error, Exception) or is_of_another_task(error, earlier)):
                 raise
             log.exception("A callback failed: %s", getattr(callback, "__qualname__", callback))
         finally:
@@ -262,6 +319,15 @@ class RedisNotifierService:
         if channel not in self.settings.channels:
             known = ", ".join(self.settings.channels)
             raise SettingsError(f"{channel!r} is no configured channel (BRIDGE_CHANNELS): there are {known}")
+
+
+def _names(channels: object) -> str | tuple[str, ...] | None:
+    """The channels that were given, to be read more than once; a text as it is written in the environment."""
+    if channels is None or isinstance(channels, str):
+        return channels
+    if isinstance(channels, Iterable) and not isinstance(channels, bytes):
+        return tuple(channels)
+    raise SettingsError(f"channels: {channels!r} is not allowed; give names, or one text with commas")
 
 
 def _check_callable(callback: object) -> None:
@@ -277,9 +343,13 @@ class _Loop:
         self.ended = anyio.Event()
         self.feed: EventFeed | None = None
         self.subscription: Subscription | None = None
+        self.over = False
+        self.cancellations = cancellations()
+        """How often its task was cancelled before, and went on all the same."""
 
     def end(self) -> None:
         """End it after the callback that runs, if one does."""
+        self.over = True
         if self.subscription is None:
             self.scope.cancel()
         else:

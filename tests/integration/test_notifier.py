@@ -378,6 +378,72 @@ def test_redis_killed_and_started_again(loop: Loop, world: World, with_database:
         assert ear.numbers == list(writer.committed)
 
 
+def test_subscribe_while_the_loop_runs(loop: Loop, world: World) -> None:
+    """What it promises comes once each, in that loop or the next one, and so does what the loop brings anyway."""
+    ear = Ear()
+
+    async def main() -> None:
+        async with world.service() as service:
+            ear.attach(service, *CHANNELS)
+            await service.subscribe("match_change")
+            async with looping(service):
+                world.send(1)
+                world.send(2, channel="scoreboard_change")
+                world.send(3)
+                await until(lambda: ear.numbers == [1, 3])
+                await service.subscribe("match_change", "scoreboard_change")
+                world.send(4, channel="scoreboard_change")
+                world.send(5)
+                await until(lambda: 5 in ear.numbers)
+            world.send(6, channel="scoreboard_change")
+            world.send(7)
+            async with service, looping(service):
+                await until(lambda: 7 in ear.numbers)
+
+    run_on(loop, main)
+    assert ear.numbers == [1, 3, 4, 5, 6, 7]
+    assert ear.gaps == []
+
+
+def test_subscribe_while_redis_is_empty(loop: Loop, world: World) -> None:
+    """The listener fills it again; what was there before does not come."""
+    ear = Ear()
+
+    async def main() -> None:
+        async with world.service() as service:
+            ear.attach(service, "match_change")
+            world.send(1, first := next(FIRST_NUMBERS))
+            await until(lambda: world.is_logged(first))
+            world.redis.command("FLUSHALL")
+            await service.subscribe()
+            world.send(2, last := next(FIRST_NUMBERS))
+            await until(lambda: world.is_logged(last))
+            async with looping(service):
+                await until(lambda: last in ear.numbers)
+            assert ear.numbers == [2, last]
+
+    run_on(loop, main)
+    assert ear.gaps == []
+
+
+def test_subscribe_without_any_log_and_a_loop_that_begins_later(loop: Loop, world: World) -> None:
+    """Nobody heard what came meanwhile, and that is said."""
+    ear = Ear()
+
+    async def main() -> None:
+        async with world.service(redis_prefix="nobody-listens", heartbeat_timeout_seconds=0.3) as service:
+            ear.attach(service, "match_change")
+            await service.subscribe()
+            world.send(1)
+            async with looping(service):
+                await until(lambda: service.mode == "direct")
+                world.send(2)
+                await until(lambda: ear.numbers == [2])
+
+    run_on(loop, main)
+    assert [gap.reason for gap in ear.gaps] == ["unknown_position"]
+
+
 def test_redis_that_goes_between_subscribe_and_the_loop(loop: Loop, world: World) -> None:
     """What only the log has heard comes late, when Redis is back."""
     ear, first = Ear(), next(FIRST_NUMBERS)

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import anyio
@@ -13,7 +14,9 @@ import pytest
 
 import bridge
 from bridge import notifier as notifier_module
+from bridge.core.position import Position
 from bridge.errors import RedisLost, SettingsError
+from bridge.links.shared_log import SharedLog
 from bridge.notifier import RedisNotifierService, init_redis_notifier
 from bridge.stream import Event, Filled, Gap, ModeChange, Notification, Subscribed
 from tests.support.loops import LOOPS, Loop, run_on
@@ -217,6 +220,139 @@ def test_the_loop_goes_on_where_its_callbacks_were(loop: Loop, feed: FakeFeed, s
     assert feed.asked == [((), None), ((), "1-1")]
 
 
+def test_the_loop_goes_on_where_a_quiet_stream_stood(loop: Loop, feed: FakeFeed, service: RedisNotifierService) -> None:
+    """A position is told without an event. While a callback runs it says nothing of what that has done."""
+
+    async def position_is_told(cursor: str) -> None:
+        assert feed.subscription is not None
+        feed.subscription.cursor = cursor
+
+    async def main() -> None:
+        feed.events = [event(1)]
+        await beside(service.listen_loop, partial(position_is_told, "1-7"))
+        service.register_callback("a", lambda *_: anyio.sleep_forever())
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    assert [after for _, after in feed.asked] == [None, "1-7", "1-7"]
+
+
+class Tails:
+    """Plays `SharedLog.tail`: each call gives the next answer, the last one again and again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Position | None) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+        monkeypatch.setattr(SharedLog, "tail", lambda _: self._tail())
+
+    async def _tail(self) -> Position | None:
+        await anyio.lowlevel.checkpoint()
+        self.calls += 1
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def test_subscribe_waits_for_a_log_that_was_emptied(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it stands still: while a listener fills it again, it ends before what was there."""
+    monkeypatch.setattr(notifier_module, "LOOK_SECONDS", 0.001)
+    tails = Tails(monkeypatch, None, None, Position(1, 4), Position(1, 8), Position(1, 9))
+
+    async def main() -> None:
+        await service.subscribe("a")
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    assert feed.asked == [((), "1-9")]
+    assert tails.calls == 6
+
+
+def test_subscribe_without_any_log_begins_with_a_gap(
+    loop: Loop, feed: FakeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor means nothing, which is said by a gap of `unknown_position`."""
+    Tails(monkeypatch, None)
+    service = RedisNotifierService(NOWHERE, channels=("a", "b"), heartbeat_timeout_seconds=0.2)
+
+    async def main() -> None:
+        await service.subscribe()
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    assert feed.asked == [((), "")]
+
+
+def test_subscribe_while_the_loop_runs_changes_what_it_brings(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: nothing comes twice, and nothing is left out, neither now nor by the next loop."""
+    tails = Tails(monkeypatch, Position(1, 0))
+    called: list[tuple[str, int]] = []
+
+    async def main() -> None:
+        for channel in ("a", "b"):
+            service.register_callback(channel, lambda channel, payload: called.append((channel, payload["n"][0])))
+        await service.subscribe("a")
+
+        async def look() -> None:
+            feed.say(event(1), event(2, "b"))
+            await anyio.wait_all_tasks_blocked()
+            await service.subscribe("a", "b")
+            feed.say(event(3, "b"), event(4))
+            await anyio.wait_all_tasks_blocked()
+            await service.subscribe("b")
+            feed.say(event(5, "b"), event(6))
+            await anyio.wait_all_tasks_blocked()
+
+        await beside(service.listen_loop, look)
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    assert called == [("a", 1), ("b", 3), ("a", 4), ("b", 5)]
+    assert [after for _, after in feed.asked] == ["1-0", "1-6"]
+    assert tails.calls == 1
+
+
+@pytest.mark.parametrize("mode", ["none", "redis"])
+def test_subscribe_while_the_loop_waits_for_a_source(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The loop would begin when it is live, which may be later: so it begins where the log ended at the call."""
+    Tails(monkeypatch, Position(1, 3))
+    feed.mode = mode
+    called: list[int] = []
+
+    async def main() -> None:
+        service.register_callback("a", lambda _, payload: called.append(payload["n"][0]))
+
+        async def look() -> None:
+            await service.subscribe("a")
+            await anyio.wait_all_tasks_blocked()
+            feed.say(event(4), event(5, "b"))
+            await anyio.wait_all_tasks_blocked()
+
+        await beside(service.listen_loop, look)
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    assert called == [4]
+    assert [after for _, after in feed.asked] == ([None, "1-3", "1-5"] if mode == "none" else [None, "1-5"])
+
+
+def test_a_subscription_that_the_loop_never_begins_is_kept_for_the_next_one(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Tails(monkeypatch, Position(1, 3))
+
+    async def main() -> None:
+        await beside(service.listen_loop, service.subscribe)
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    assert [after for _, after in feed.asked] == [None, "1-3"]
+
+
 def test_close_waits_for_the_callback_that_runs(loop: Loop, feed: FakeFeed, service: RedisNotifierService) -> None:
     story: list[str] = []
 
@@ -297,6 +433,74 @@ def test_close_does_not_wait_for_ever(
     run_on(loop, main, seconds=5)
 
 
+def test_close_leaves_behind_what_cannot_be_cancelled(
+    loop: Loop,
+    feed: FakeFeed,
+    service: RedisNotifierService,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(notifier_module, "CLOSE_SECONDS", 0.05)
+
+    async def main() -> None:
+        finish = anyio.Event()
+
+        async def shielded(channel: str, payload: Any) -> None:
+            with anyio.CancelScope(shield=True):
+                await finish.wait()
+
+        service.register_callback("a", shielded)
+        feed.events = [event(1)]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(service.listen_loop)
+            await anyio.wait_all_tasks_blocked()
+            try:
+                with anyio.fail_after(5):
+                    await service.close()
+            finally:
+                finish.set()
+
+    run_on(loop, main)
+    assert caplog.messages == ["The notifier is closed, but a callback goes on although it was cancelled"]
+
+
+def test_connect_while_close_waits_wins(
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story: list[str] = []
+
+    def note(word: str) -> Callable[[SharedLog], Coroutine[Any, Any, None]]:
+        async def call(_: SharedLog) -> None:
+            story.append(word)
+
+        return call
+
+    monkeypatch.setattr(SharedLog, "connect", note("connect"))
+    monkeypatch.setattr(SharedLog, "close", note("close"))
+
+    async def main() -> None:
+        begun, finish = anyio.Event(), anyio.Event()
+
+        async def slow(channel: str, payload: Any) -> None:
+            begun.set()
+            await finish.wait()
+
+        service.register_callback("a", slow)
+        feed.events = [event(1)]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(service.listen_loop)
+            await begun.wait()
+            tasks.start_soon(service.close)
+            await anyio.wait_all_tasks_blocked()
+            await service.connect()
+            finish.set()
+        assert story == ["connect"]
+        await service.close()
+
+    run_on(loop, main)
+    assert story == ["connect", "close"]
+
+
 def test_there_is_one_loop_at_a_time(loop: Loop, feed: FakeFeed, service: RedisNotifierService) -> None:
     async def look() -> None:
         assert service.mode == "redis"
@@ -311,9 +515,11 @@ def test_there_is_one_loop_at_a_time(loop: Loop, feed: FakeFeed, service: RedisN
     run_on(loop, main)
 
 
+@pytest.mark.parametrize("cancelled_before", [False, True])
 def test_a_callback_that_awaits_what_is_cancelled_stops_nothing(
-    loop: Loop, feed: FakeFeed, service: RedisNotifierService
+    loop: Loop, feed: FakeFeed, service: RedisNotifierService, cancelled_before: bool
 ) -> None:
+    """Also in a task that once took a cancellation for itself and went on, which asyncio remembers."""
     numbers: list[Any] = []
 
     async def wait_in_vain(channel: str, payload: Any) -> None:
@@ -334,10 +540,45 @@ def test_a_callback_that_awaits_what_is_cancelled_stops_nothing(
         service.register_callback("a", wait_in_vain)
         service.register_callback("a", note)
         feed.events = [event(1), event(2)]
-        await service.listen_loop()
+        if loop == "trio" or not cancelled_before:
+            await service.listen_loop()
+        else:
+            await asyncio.ensure_future(listen_after_a_cancellation())
         assert len(numbers) == 2
 
+    async def listen_after_a_cancellation() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        await service.listen_loop()
+
     run_on(loop, main, seconds=5)
+
+
+def test_a_callback_that_cancels_its_loop_ends_it(loop: Loop, feed: FakeFeed, service: RedisNotifierService) -> None:
+    """The cancellation arrives in the callback after that."""
+
+    async def main() -> bool:
+        scope = anyio.CancelScope()
+
+        def cancel(channel: str, payload: Any) -> None:
+            task = None if loop == "trio" else asyncio.current_task()
+            scope.cancel() if task is None else task.cancel()
+
+        service.register_callback("a", cancel)
+        service.register_callback("a", lambda *_: anyio.sleep_forever())
+        feed.events = [event(1)]
+        if loop == "trio":
+            with scope:
+                await service.listen_loop()
+            return scope.cancelled_caught
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.ensure_future(service.listen_loop())
+        return True
+
+    assert run_on(loop, main, seconds=5)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
@@ -426,6 +667,9 @@ def test_settings_come_from_the_environment_where_no_argument_gives_them(
     assert (settings.redis_url, settings.redis_prefix, settings.channels) == ("redis://there:1", "x", ("a",))
     assert (settings.use_redis_notifier, settings.retry_seconds) == (True, 2)
     assert RedisNotifierService("redis://here:2").settings.redis_url == "redis://here:2"
+    assert RedisNotifierService(channels="match_change, b").settings.channels == ("match_change", "b")
+    with pytest.raises(SettingsError, match=r"^channels: 5 is not allowed; give names, or one text with commas$"):
+        RedisNotifierService(channels=5)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="redis_url"):
         RedisNotifierService("http://here")
     with pytest.raises(SettingsError, match="unknown setting 'prefix'"):
