@@ -1,5 +1,6 @@
 """Who is here: the clients that all endpoints of one feed serve, how many there may be, and whether more may come."""
 
+from collections.abc import Mapping
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -10,13 +11,21 @@ from bridge.hub.encoding import Protocol
 from bridge.hub.retry import retry_seconds
 from bridge.inprocess import EventFeed
 
+NoPlaceReason = Literal["full", "draining", "closed"]
+
+_SAID: Mapping[NoPlaceReason, str] = {
+    "full": "there are too many clients",
+    "draining": "this server is about to end",
+    "closed": "this server has no events now",
+}
+
 
 class NoPlace(Exception):
     """There is no place for one more client; it is to come back later."""
 
-    def __init__(self, reason: Literal["full", "draining"]) -> None:
-        super().__init__("there are too many clients" if reason == "full" else "this server is about to end")
-        self.reason: Literal["full", "draining"] = reason
+    def __init__(self, reason: NoPlaceReason) -> None:
+        super().__init__(_SAID[reason])
+        self.reason: NoPlaceReason = reason
 
 
 class Desk:

@@ -46,16 +46,19 @@ class _Note:
         self._number = number
         self._act = act
         self._handler = signal.getsignal(number)
+        self._removed = False
         if callable(self._handler):
             signal.signal(number, self._take)
 
     def remove(self) -> None:
-        """Leave the signal to its handler alone; harmless where somebody else has one by now."""
+        """Leave the signal to its handler alone, also where somebody has put another one before this by now."""
+        self._removed = True
         if signal.getsignal(self._number) == self._take:
             signal.signal(self._number, self._handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        self._act()
+        if not self._removed:
+            self._act()
         if callable(self._handler):
             self._handler(number, frame)
 

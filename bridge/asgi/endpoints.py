@@ -14,12 +14,25 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from bridge.asgi.door import Authorize, Door, FeedSource, Refused, Values, allow, as_request, checked_origins, feed_of
+from bridge.asgi.desk import NoPlace
+from bridge.asgi.door import (
+    Authorize,
+    Door,
+    FeedSource,
+    Refused,
+    Values,
+    allow,
+    as_request,
+    checked_origins,
+    feed_of,
+    hide_token,
+)
 from bridge.asgi.draining import draining
-from bridge.asgi.sse import EventStream, refusal
-from bridge.asgi.websocket import converse, refuse
+from bridge.asgi.sse import EventStream, come_back_later, refusal
+from bridge.asgi.websocket import converse, refuse, send_away
 from bridge.core.grants import Grant
 from bridge.inprocess import EventFeed, open_feed
 from bridge.server.http import Header
@@ -54,8 +67,8 @@ def routes(
     found: list[BaseRoute] = []
     for end in PATHS:
         found.append(WebSocketRoute(f"{path}/ws{end}", websocket))
-        found.append(Route(f"{path}/ws{end}", _upgrade_required, include_in_schema=False))
-        found.append(Route(f"{path}/sse{end}", stream, methods=["GET", "OPTIONS"], include_in_schema=False))
+        found.append(Route(f"{path}/ws{end}", _AnyMethod(_upgrade_required), include_in_schema=False))
+        found.append(Route(f"{path}/sse{end}", _AnyMethod(stream), include_in_schema=False))
     return found
 
 
@@ -96,6 +109,9 @@ async def serve_websocket(
     request's own are refused unless they are listed: they would come with the user's cookies. An application that asks
     nobody who they are, and counts on not being reachable, also wants Starlette's `TrustedHostMiddleware` (DNS
     rebinding). Cancelling closes it with 1001. Raises SettingsError for what cannot be used.
+
+    An application that accepts it itself does so with ``subprotocol="bridge.v1"`` where that is offered: the bridge's
+    own `client.js` offers it, and a browser breaks the connection off where it is not taken up.
     """
     grant = allow(channels=channels, where=where, expires_at=expires_at)
     await _serve_websocket(websocket, Door(feed, _always(grant), allowed_origins), lenient=True)
@@ -138,14 +154,25 @@ def lifespan(
 
 def _websocket_endpoint(door_of: _DoorOf) -> Callable[[WebSocket], Awaitable[None]]:
     async def serve(websocket: WebSocket) -> None:
-        await _serve_websocket(websocket, door_of(websocket))
+        try:
+            door = door_of(websocket)
+        except NoPlace as error:
+            hide_token(websocket)
+            await send_away(websocket, error)
+            return
+        await _serve_websocket(websocket, door)
 
     return serve
 
 
 def _sse_endpoint(door_of: _DoorOf) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
-        return await _event_stream(request, door_of(request))
+        try:
+            door = door_of(request)
+        except NoPlace:
+            hide_token(request)
+            return come_back_later()
+        return await _event_stream(request, door)
 
     return serve
 
@@ -161,12 +188,13 @@ async def _serve_websocket(websocket: WebSocket, door: Door, *, lenient: bool = 
 
 async def _event_stream(request: Request, door: Door, *, lenient: bool = False) -> Response:
     cors = _headers(door.guard.cors(as_request(request)))
-    if request.method == "HEAD":
-        return refusal(Refused(405, "only GET is allowed here", {"Allow": "GET"}), cors)
     try:
+        if request.method == "GET":
+            return EventStream(await door.judge(request, lenient=lenient), cors)
+        hide_token(request)
         if request.method == "OPTIONS":
             return _preflight(request, door, cors)
-        return EventStream(await door.judge(request, lenient=lenient), cors)
+        raise _only_get()
     except Refused as error:
         return refusal(error, cors)
 
@@ -179,13 +207,31 @@ def _preflight(request: Request, door: Door, cors: Mapping[str, str]) -> Respons
         raise Refused(403, reason)
     answer = door.guard.preflight(asked)
     if answer is None:
-        raise Refused(405, "only GET is allowed here", {"Allow": "GET"})
+        raise _only_get()
     return Response(status_code=answer.status, headers={**_headers(answer.headers), **cors})
 
 
-async def _upgrade_required(_: Request) -> Response:
+async def _upgrade_required(request: Request) -> Response:
+    hide_token(request)
+    if request.method != "GET":
+        return refusal(_only_get(), {})
     headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
     return PlainTextResponse("this path speaks WebSocket\n", 426, headers)
+
+
+def _only_get() -> Refused:
+    return Refused(405, "only GET is allowed here", {"Allow": "GET"})
+
+
+class _AnyMethod:
+    """An endpoint that answers all methods. A route of a function would answer some, and leave the token in the URL."""
+
+    def __init__(self, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._endpoint(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 def _doors(feed: FeedSource, authorize: Authorize | None, allowed_origins: Iterable[str] | None) -> _DoorOf:

@@ -14,8 +14,10 @@ from starlette.routing import BaseRoute
 from starlette.websockets import WebSocket
 
 from bridge.asgi import endpoints
-from bridge.asgi.desk import desk_of
+from bridge.asgi.desk import NoPlace
 from bridge.asgi.door import Authorize
+from bridge.asgi.draining import draining
+from bridge.asgi.websocket import send_away
 from bridge.errors import BridgeError
 from bridge.inprocess import EventFeed, open_feed
 from bridge.stream import Mode
@@ -23,6 +25,8 @@ from bridge.telemetry import log
 
 STARTUP_SECONDS = 5.0
 """How long `startup` waits for a source; then it goes on trying while the application serves."""
+
+NOT_RUNNING = "the manager does not run: call startup() first, or use it as a context manager"
 
 
 class MatchDataWebSocketManager:
@@ -58,7 +62,7 @@ class MatchDataWebSocketManager:
     def feed(self) -> EventFeed:
         """The feed while it runs. Raises BridgeError where it does not."""
         if self._feed is None:
-            raise BridgeError("the manager does not run: call startup() first, or use it as a context manager")
+            raise BridgeError(NOT_RUNNING)
         return self._feed
 
     @property
@@ -75,8 +79,8 @@ class MatchDataWebSocketManager:
         """Begin to follow the events, in a task that this manager owns; asyncio only. Nothing is done if it runs.
 
         Waits for a source for `STARTUP_SECONDS` at most. Where both servers are away, the application starts
-        nevertheless: clients are taken, and hear from when a source is there. Raises SettingsError, and BridgeError on
-        trio.
+        nevertheless: clients are taken, and hear from when a source is there. SIGTERM and SIGINT send all clients away,
+        as with `draining`, so that the server can end. Raises SettingsError, and BridgeError on trio.
         """
         if trio.lowlevel.in_trio_run():
             raise BridgeError("startup() runs on asyncio only: on trio, use the manager as a context manager")
@@ -100,8 +104,10 @@ class MatchDataWebSocketManager:
         if self._feed is not None or self._task is not None:
             raise BridgeError("the manager runs already")
         async with AsyncExitStack() as stack:
-            self._feed = await stack.enter_async_context(self._open())
+            feed = await stack.enter_async_context(self._open())
             stack.callback(self._closed)
+            self._feed = feed
+            stack.enter_context(draining(feed))
             await self._wait_live()
             self._stack = stack.pop_all()
         return self
@@ -117,9 +123,13 @@ class MatchDataWebSocketManager:
         """Serve a client that wants the events of one match, until it has gone: it hears no others, whatever it asks.
 
         Whom the endpoint calls this for is the application's decision; pages of other origins are refused
-        (`BRIDGE_ALLOWED_ORIGINS`). Cancelling closes the WebSocket with 1001.
+        (`BRIDGE_ALLOWED_ORIGINS`). Cancelling closes the WebSocket with 1001. While this does not run, clients are told
+        to come back.
         """
-        await endpoints.serve_websocket(websocket, self.feed, where={"match_id": match_id})
+        if self._feed is None:
+            await send_away(websocket, self._no_feed())
+        else:
+            await endpoints.serve_websocket(websocket, self._feed, where={"match_id": match_id})
 
     def routes(
         self, *, authorize: Authorize | None = None, allowed_origins: Iterable[str] | None = None, path: str = ""
@@ -127,7 +137,9 @@ class MatchDataWebSocketManager:
         """All endpoints of the bridge (`bridge.asgi.routes`), to be made before or after `startup`."""
 
         def feed(_: HTTPConnection) -> EventFeed:
-            return self.feed
+            if self._feed is None:
+                raise self._no_feed()
+            return self._feed
 
         return endpoints.routes(feed, authorize=authorize, allowed_origins=allowed_origins, path=path)
 
@@ -136,8 +148,9 @@ class MatchDataWebSocketManager:
             async with self._open() as feed:
                 self._feed = feed
                 try:
-                    opened.set_result(None)
-                    await stop.wait()
+                    with draining(feed):
+                        opened.set_result(None)
+                        await stop.wait()
                 finally:
                     self._closed()
         except Exception as error:
@@ -161,6 +174,8 @@ class MatchDataWebSocketManager:
             await task
 
     def _closed(self) -> None:
-        feed, self._feed = self._feed, None
-        if feed is not None:
-            desk_of(feed).drain()
+        self._feed = None
+
+    def _no_feed(self) -> NoPlace:
+        log.warning("A client is sent away: %s", NOT_RUNNING)
+        return NoPlace("closed")

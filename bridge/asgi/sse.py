@@ -112,6 +112,11 @@ class _Stream:
         stay.gone()
 
 
+def come_back_later() -> Response:
+    """The answer where there is no feed, and so no rules for headers: a stream that ends at once."""
+    return Response(b"retry: %d\n\n" % (retry_seconds() * 1000), headers=HEADERS)
+
+
 def refusal(refused: Refused, headers: Mapping[str, str]) -> Response:
     """The answer to a request that is not served."""
     always = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

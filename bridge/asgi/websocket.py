@@ -27,7 +27,7 @@ async def converse(websocket: WebSocket, visit: Visit) -> None:
     try:
         stay = Stay(visit, "lines")
     except NoPlace as error:
-        await _send_away(websocket, error)
+        await send_away(websocket, error)
         return
     try:
         await _Conversation(websocket, visit, stay).run()
@@ -43,6 +43,18 @@ async def refuse(websocket: WebSocket, refused: Refused) -> None:
             await websocket.send_denial_response(answer)
     else:
         await _close(websocket, TOKEN_EXPIRED if refused.status == 401 else POLICY_VIOLATION, str(refused))
+
+
+async def send_away(websocket: WebSocket, error: NoPlace) -> None:
+    """No place: 503 where the handshake can be answered, else it is made and ended, so that the client comes back."""
+    seconds = retry_seconds()
+    if websocket.application_state is WebSocketState.CONNECTING:
+        if _may_answer(websocket):
+            await refuse(websocket, Refused(503, str(error), {"Retry-After": str(seconds)}))
+            return
+        if not await _accept(websocket):
+            return
+    await _close(websocket, OVERLOADED if error.reason == "full" else GOING_AWAY, f"retry={seconds}")
 
 
 class _Conversation:
@@ -112,18 +124,6 @@ def _is_too_long(said: str | bytes) -> bool:
     if isinstance(said, str) and MAX_MESSAGE_BYTES // 4 < size <= MAX_MESSAGE_BYTES:
         size = len(said.encode(errors="surrogatepass"))
     return size > MAX_MESSAGE_BYTES
-
-
-async def _send_away(websocket: WebSocket, error: NoPlace) -> None:
-    """No place: 503 where the handshake can be answered, else it is made and ended, so that the client comes back."""
-    seconds = retry_seconds()
-    if websocket.application_state is WebSocketState.CONNECTING:
-        if _may_answer(websocket):
-            await refuse(websocket, Refused(503, str(error), {"Retry-After": str(seconds)}))
-            return
-        if not await _accept(websocket):
-            return
-    await _close(websocket, OVERLOADED if error.reason == "full" else GOING_AWAY, f"retry={seconds}")
 
 
 async def _accept(websocket: WebSocket, subprotocol: str | None = None) -> bool:

@@ -2,9 +2,14 @@
 
 import ast
 import itertools
+import os
+import re
+import signal
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -12,10 +17,11 @@ import pytest
 from fastapi import FastAPI, WebSocket
 
 from bridge import BridgeError, MatchDataWebSocketManager, SettingsError
+from bridge.asgi import draining
 from bridge.asgi import manager as managing
 from tests.support import postgres as pg
 from tests.support import redis as rd
-from tests.support.asgi import socket
+from tests.support.asgi import socket, stream
 from tests.support.fleet import LISTENER, LISTENING, Fleet, Servers, running_fleet
 from tests.support.fleet import postgres as postgres
 from tests.support.fleet import redis as redis
@@ -192,9 +198,121 @@ def test_a_startup_that_is_cancelled_leaves_nothing(loop: Loop) -> None:
     run_on(loop, main)
 
 
-async def test_a_request_to_a_manager_that_was_not_started_says_what_is_missing() -> None:
-    manager = MatchDataWebSocketManager(db_url="postgresql://here/db")
-    with pytest.raises(ExceptionGroup) as caught:
-        async with socket(application(manager), "/all/ws") as client:
+@pytest.fixture
+def heard() -> Iterator[list[int]]:
+    """The signals that the server's own handler got."""
+    numbers: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: numbers.append(number))
+    yield numbers
+    signal.signal(signal.SIGTERM, before)
+
+
+def without_servers(monkeypatch: pytest.MonkeyPatch) -> MatchDataWebSocketManager:
+    monkeypatch.setattr(managing, "STARTUP_SECONDS", 0.0)
+    return MatchDataWebSocketManager(db_url="postgresql://postgres@127.0.0.1:1/db")
+
+
+async def end_by_signal(manager: MatchDataWebSocketManager, heard: list[int]) -> None:
+    """Servers wait for their clients before they let an application end anything."""
+    app = application(manager)
+    async with socket(app, "/ws/match/7/stats") as client, stream(app, "/all/sse") as events:
+        await client.until(lambda: client.accepted)
+        await events.body_holds("retry: ")
+        os.kill(os.getpid(), signal.SIGTERM)
+        await client.ended()
+        await events.ended()
+        assert (client.close_code, events.whole, heard) == (1001, True, [signal.SIGTERM])
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_signal_sends_clients_away(loop: Loop, heard: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = without_servers(monkeypatch)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    async def main() -> None:
+        async with manager:
+            await end_by_signal(manager, heard)
+        assert signal.getsignal(signal.SIGTERM) is handler
+
+    run_on(loop, main)
+
+
+@pytest.mark.parametrize("loop", ASYNCIO)
+@pytest.mark.parametrize("beside", ["nothing", "shorter", "longer"])
+def test_a_signal_sends_clients_away_after_startup_too(
+    loop: Loop, beside: str, heard: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the application has `draining` itself, and whichever of the two ends first."""
+    manager = without_servers(monkeypatch)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    async def main() -> None:
+        await manager.startup()
+        with nullcontext() if beside == "nothing" else draining(manager.feed):
+            await end_by_signal(manager, heard)
+            if beside == "longer":
+                await manager.shutdown()
+        await manager.shutdown()
+
+    run_on(loop, main)
+    heard.clear()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+    if beside != "longer":
+        assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.mark.parametrize("loop", ASYNCIO)
+def test_startup_in_another_thread_leaves_signals_alone(
+    loop: Loop, heard: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = without_servers(monkeypatch)
+    handler = signal.getsignal(signal.SIGTERM)
+    seen: list[Any] = []
+
+    async def main() -> None:
+        await manager.startup()
+        async with socket(application(manager), "/ws/match/7/stats") as client:
+            await client.until(lambda: client.accepted)
+            seen.append(signal.getsignal(signal.SIGTERM))
+            await manager.shutdown()
             await client.ended()
-    assert caught.group_contains(BridgeError, match=r"call startup\(\) first")
+            seen.append(client.close_code)
+
+    thread = threading.Thread(target=run_on, args=(loop, main))
+    thread.start()
+    thread.join(30)
+    assert seen == [handler, 1001]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_while_it_does_not_run_clients_are_told_to_come_back(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = without_servers(monkeypatch)
+
+    async def refuses() -> None:
+        app = application(manager)
+        for path in ("/ws/match/7/stats", "/all/ws?token=secret"):
+            async with socket(app, path) as client, socket(app, path, answers=False) as simple:
+                await client.ended()
+                await simple.ended()
+                assert (client.status, simple.close_code) == (503, 1001)
+                assert any(b"retry-after" in dict(message.get("headers", [])) for message in client.sent)
+                assert simple.close_reason.startswith("retry=")
+                assert b"secret" not in client.scope["query_string"]
+        async with stream(app, "/all/sse?token=secret") as events:
+            await events.ended()
+            assert (events.status, events.whole) == (200, True)
+            assert events.headers["content-type"].startswith("text/event-stream")
+            assert re.fullmatch(r"retry: \d+\n\n", events.body)
+            assert b"secret" not in events.scope["query_string"]
+
+    async def main() -> None:
+        await refuses()
+        async with manager, socket(application(manager), "/ws/match/7/stats") as client:
+            await client.until(lambda: client.accepted)
+        await refuses()
+
+    run_on(loop, main)
+    assert "call startup() first" in caplog.text

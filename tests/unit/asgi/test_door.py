@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import APIRouter, FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -303,6 +304,46 @@ def test_whatever_becomes_of_a_request_its_token_is_not_in_the_scope(settings: d
                     assert secret not in str(client.sent)
 
     serve(main, **settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("/ws", "GET", 426),
+        ("/ws", "HEAD", 405),
+        ("/ws/a", "POST", 405),
+        ("/sse", "HEAD", 405),
+        ("/sse", "POST", 405),
+        ("/sse/a", "PROPFIND", 405),
+        ("/sse", "OPTIONS", 405),
+    ],
+)
+def test_a_token_is_not_left_in_the_scope_where_only_the_method_was_looked_at(
+    path: str, method: str, status: int
+) -> None:
+    async def main(feed: HandFed) -> None:
+        async with stream(Starlette(routes=routes(feed)), f"{path}?token=secret&after=1", method=method) as client:
+            await client.ended()
+            assert (client.status, client.scope["query_string"]) == (status, b"token=***&after=1")
+            if status == 405:
+                assert client.headers["allow"] == "GET"
+
+    serve(main)
+
+
+def test_the_routes_may_be_included_by_a_router_of_fastapi() -> None:
+    async def main(feed: HandFed) -> None:
+        app = FastAPI()
+        app.include_router(APIRouter(routes=routes(feed)), prefix="/live")
+        async with socket(app, "/live/ws/a") as client:
+            await client.heard(1)
+        async with stream(app, "/live/sse/a") as other:
+            await other.body_holds("subscribed")
+        async with stream(app, "/live/sse/a?token=secret", method="POST") as other:
+            await other.ended()
+            assert (other.status, other.scope["query_string"]) == (405, b"token=***")
+
+    serve(main)
 
 
 @given(query=st.binary(max_size=60) | st.text("channelwhrt.=&%+0aä", max_size=40).map(str.encode))

@@ -50,6 +50,20 @@ def test_a_signal_sends_clients_away_and_goes_on_to_the_server(loop: Loop, heard
     run_on(loop, main)
 
 
+def test_notes_may_be_taken_off_in_any_order(loop: Loop, heard: list[int]) -> None:
+    async def main() -> None:
+        async with hand_fed() as feed, hand_fed() as other:
+            first, second = draining(feed), draining(other)
+            first.__enter__()
+            second.__enter__()
+            first.__exit__(None, None, None)
+            second.__exit__(None, None, None)
+
+    run_on(loop, main)
+    os.kill(os.getpid(), signal.SIGTERM)  # the loop is closed
+    assert heard == [signal.SIGTERM]
+
+
 def test_what_is_ignored_stays_ignored(loop: Loop) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
