@@ -4,7 +4,7 @@
                   │ what a message means: Unbroken; what the end of a connection means: verdict
     Client ◀─ Buffer                                    bounded; the cursor moves with what is taken
 
-Nothing of the bridge's own machinery is imported: this needs anyio, wsproto and msgspec.
+Nothing of the bridge's own machinery is imported: this needs anyio, idna, wsproto and msgspec.
 """
 
 from bridge.client.client import Client, connect

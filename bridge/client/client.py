@@ -98,14 +98,9 @@ async def connect(
     :param message_bytes: the longest message; a longer one raises BridgeError.
     :raises SettingsError: for arguments that cannot be used.
     """
-    for name, value in (
-        ("retry_seconds", retry_seconds),
-        ("buffer_bytes", buffer_bytes),
-        ("message_bytes", message_bytes),
-    ):
-        if not value > 0:
-            raise SettingsError(f"{name}: {value!r} is not allowed; give a number above 0")
-    target = websocket_url(url, channels, conditions(where or {}))
+    _check_numbers(retry_seconds=retry_seconds, buffer_bytes=buffer_bytes, message_bytes=message_bytes)
+    _check_objects(ssl_context, on_state)
+    target = websocket_url(url, channels, conditions({} if where is None else where))
     if token is not None and tokens(target):
         raise SettingsError("token: the URL holds one already; give one")
     _check_cursor(after)
@@ -128,3 +123,16 @@ async def connect(
 def _check_cursor(after: object) -> None:
     if after is not None and not isinstance(after, str):
         raise SettingsError(f"after: a cursor is text, not {type(after).__name__}")
+
+
+def _check_numbers(**numbers: object) -> None:
+    for name, value in numbers.items():
+        if not (isinstance(value, int | float) and value > 0):
+            raise SettingsError(f"{name}: {value!r} is not allowed; give a number above 0")
+
+
+def _check_objects(ssl_context: object, on_state: object) -> None:
+    if not (ssl_context is None or isinstance(ssl_context, ssl.SSLContext)):
+        raise SettingsError(f"ssl_context: an ssl.SSLContext is expected, not {type(ssl_context).__name__}")
+    if not (on_state is None or callable(on_state)):
+        raise SettingsError(f"on_state: a function is expected, not {type(on_state).__name__}")

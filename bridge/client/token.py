@@ -25,7 +25,7 @@ class Bearer:
     def __init__(self, token: Token | None) -> None:
         """Raises SettingsError for a token that cannot be sent."""
         self._make = token if callable(token) else None
-        self._token = _checked(token) if isinstance(token, str) else None
+        self._token = None if token is None or callable(token) else _checked(token)
         self._has_renewed = False
 
     @property
@@ -64,7 +64,7 @@ class Bearer:
 def _checked(token: object) -> str:
     """Its text is in no error: somebody may have mixed up two secrets."""
     if not isinstance(token, str):
-        raise SettingsError(f"token: a string is expected, not a {type(token).__name__}")
+        raise SettingsError(f"token: a string is expected, not {type(token).__name__}")
     if not _SENDABLE.fullmatch(token):
         raise SettingsError("token: it cannot be sent; ASCII without blanks and line breaks is expected")
     return token

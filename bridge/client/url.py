@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from urllib.parse import SplitResult, quote, unquote_plus, urlencode, urlsplit
 
+import idna
+
 from bridge.errors import SettingsError
 from bridge.redaction import redacted, without_tokens
 
@@ -18,7 +20,8 @@ def websocket_url(url: str, channels: Iterable[str], where: Iterable[tuple[str, 
 
     `name` is what the user knows the URL by. Raises SettingsError.
     """
-    parts = _split(url, name)
+    parts = _split(_text(name, url, "text is expected, not {}"), name)
+    channels = [_text("channels", one, "a name is text, not {}; give one argument for each") for one in channels]
     try:
         added = urlencode(
             [("channel", channel) for channel in channels] + [(f"where.{field}", value) for field, value in where]
@@ -31,11 +34,13 @@ def websocket_url(url: str, channels: Iterable[str], where: Iterable[tuple[str, 
     return quote(asked.geturl(), safe=_KEPT)
 
 
-def conditions(where: Mapping[str, object]) -> list[tuple[str, str]]:
+def conditions(where: object) -> list[tuple[str, str]]:
     """Fields and values of `where` as the URL has them: strings as they are, other scalars as JSON writes them.
 
     Raises SettingsError for what cannot be compared.
     """
+    if not isinstance(where, Mapping):
+        raise SettingsError(f"where: give fields and their values, as {{'match_id': 7}}, not {type(where).__name__}")
     found = []
     for field, value in where.items():
         if not field or not isinstance(field, str):
@@ -74,10 +79,26 @@ def _is_parameter(pair: str, *names: str) -> bool:
     return unquote_plus(pair.partition("=")[0]) in names
 
 
+def _text(name: str, value: object, problem: str) -> str:
+    if isinstance(value, str):
+        return value
+    raise SettingsError(f"{name}: {problem.format(type(value).__name__)}")
+
+
+def _in_dns(netloc: str) -> str:
+    """The same with the host's name in the form that DNS and certificates have. Raises UnicodeError."""
+    userinfo, at, address = netloc.rpartition("@")
+    if address.isascii():
+        address.encode("idna")  # as it is sent
+        return netloc
+    host, colon, port = address.partition(":")
+    return f"{userinfo}{at}{idna.encode(host, uts46=True).decode()}{colon}{port}"
+
+
 def _split(url: str, name: str) -> SplitResult:
     with suppress(ValueError):
         parts = urlsplit(url)
-        parts.netloc.rpartition("@")[2].encode("idna")  # as it is sent
+        parts = parts._replace(netloc=_in_dns(parts.netloc))
         if parts.scheme in _SCHEMES and parts.hostname and parts.port != 0:
             return parts
     told = without_tokens(redacted(url))

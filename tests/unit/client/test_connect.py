@@ -462,6 +462,28 @@ def test_tls(loop: Loop, tmp_path: Path) -> None:
     run_on(loop, main)
 
 
+@on_all_loops
+def test_a_host_that_is_not_ascii_is_asked_for_as_dns_has_it(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, hosts, shown = anyio.connect_tcp, list[str](), list[str]()
+
+    async def connect_tcp(host: str, port: int, **options: Any) -> Any:
+        hosts.append(host)
+        return await real("127.0.0.1", port, **options)
+
+    async def main() -> None:
+        async with on_socket(says_nothing) as bridge:
+            port = bridge.url.rpartition(":")[2]
+            url = f"http://bücher.example:{port}"
+            async with connect(url, on_state=lambda link: shown.append(link.url)) as client:
+                assert isinstance(await client.__anext__(), Subscribed)
+            assert hosts == ["xn--bcher-kva.example"]
+            assert bridge.peers[0].headers["host"] == f"bücher.example:{port}"  # as the peer decodes it
+            assert shown[0] == f"ws://xn--bcher-kva.example:{port}/ws"
+
+    monkeypatch.setattr("anyio.connect_tcp", connect_tcp)
+    run_on(loop, main)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -472,13 +494,29 @@ def test_tls(loop: Loop, tmp_path: Path) -> None:
         ({"retry_seconds": 0}, "retry_seconds: 0 is not allowed"),
         ({"buffer_bytes": -1}, "buffer_bytes: -1 is not allowed"),
         ({"message_bytes": 0}, "message_bytes: 0 is not allowed"),
+        ({"url": None}, "url: text is expected, not NoneType"),
+        ({"url": 5}, "url: text is expected, not int"),
+        ({"url": b"http://h"}, "url: text is expected, not bytes"),
+        ({"channels": [5]}, "channels: a name is text, not int; give one argument for each"),
+        ({"channels": [["a", "b"]]}, "channels: a name is text, not list; give one argument for each"),
+        ({"where": ["a"]}, r"where: give fields and their values, as \{'match_id': 7\}, not list"),
+        ({"where": ()}, "where: give fields and their values"),
+        ({"after": 5}, "after: a cursor is text, not int"),
+        ({"token": 5}, "token: a string is expected, not int"),
+        ({"retry_seconds": "5"}, "retry_seconds: '5' is not allowed; give a number above 0"),
+        ({"retry_seconds": None}, "retry_seconds: None is not allowed; give a number above 0"),
+        ({"retry_seconds": float("nan")}, "retry_seconds: nan is not allowed"),
+        ({"buffer_bytes": "x"}, "buffer_bytes: 'x' is not allowed; give a number above 0"),
+        ({"message_bytes": [1]}, r"message_bytes: \[1\] is not allowed; give a number above 0"),
+        ({"ssl_context": True}, "ssl_context: an ssl.SSLContext is expected, not bool"),
+        ({"on_state": 5}, "on_state: a function is expected, not int"),
     ],
 )
 def test_arguments_that_cannot_be_used(arguments: dict[str, Any], named: str) -> None:
     async def main() -> None:
         given = {"url": "http://127.0.0.1:1"} | arguments
-        with pytest.raises(SettingsError, match=named):
-            async with connect(given.pop("url"), **given):
+        with pytest.raises(SettingsError, match=f"^{named}[^\n]*$"):
+            async with connect(given.pop("url"), *given.pop("channels", ()), **given):
                 pass
 
     run_on("trio", main)

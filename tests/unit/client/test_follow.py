@@ -309,7 +309,7 @@ async def test_a_token_that_cannot_be_sent_is_refused(token: str, autojump_clock
             with pytest.raises(SettingsError, match="token: it cannot be sent"):
                 await here.client.__anext__()
         async with following(bridge, token=lambda: None) as here:
-            with pytest.raises(SettingsError, match="token: a string is expected, not a NoneType"):
+            with pytest.raises(SettingsError, match="token: a string is expected, not NoneType"):
                 await here.client.__anext__()
         assert bridge.peers == []
 

@@ -1,5 +1,7 @@
 """URLs to subscribe at: built, moved on, shown without secrets, refused in one line."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +22,10 @@ from bridge.errors import SettingsError
         ("HTTP://H", "ws://H/ws"),
         ("http://[::1]:8000", "ws://[::1]:8000/ws"),
         ("http://h/ws/ü b?x=ö", "ws://h/ws/%C3%BC%20b?x=%C3%B6"),
+        ("http://bücher.example:8000", "ws://xn--bcher-kva.example:8000/ws"),
+        ("https://ü:ö@BÜCHER.example/ws/ü", "wss://%C3%BC:%C3%B6@xn--bcher-kva.example/ws/%C3%BC"),
+        ("http://straße.de", "ws://xn--strae-oqa.de/ws"),
+        ("http://xn--strae-oqa.de", "ws://xn--strae-oqa.de/ws"),
     ],
 )
 def test_a_url_gets_what_it_lacks(given_url: str, expected: str) -> None:
@@ -67,7 +73,20 @@ def test_secrets_are_not_shown() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["", "h", "localhost:8000", "ftp://h", "http://", "http://h:0", "http://h:x", "http://[", "http://" + "x" * 64],
+    [
+        "",
+        "h",
+        "localhost:8000",
+        "ftp://h",
+        "http://",
+        "http://h:0",
+        "http://h:x",
+        "http://[",
+        "http://" + "x" * 64,
+        "http://a..ü",
+        "http://ü" + "x" * 63,
+        "http://\u2603.example",
+    ],
 )
 def test_what_is_no_url_is_refused(bad: str) -> None:
     with pytest.raises(SettingsError, match=r"--url: .* is not allowed; give a URL such as"):
@@ -85,7 +104,7 @@ def test_what_is_no_text_is_refused() -> None:
         websocket_url("http://h", ["\ud800"], [])
 
 
-@pytest.mark.parametrize("where", [{"": 1}, {"x": [1]}, {"x": {}}, {"x": object()}, {1: "x"}])
-def test_what_cannot_be_compared_is_refused(where: dict[str, object]) -> None:
+@pytest.mark.parametrize("where", [{"": 1}, {"x": [1]}, {"x": {}}, {"x": object()}, {1: "x"}, ["a"], "a", 5])
+def test_what_cannot_be_compared_is_refused(where: Any) -> None:
     with pytest.raises(SettingsError, match="where: "):
         conditions(where)
