@@ -5,7 +5,7 @@ import inspect
 import logging
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -310,18 +310,19 @@ def test_asyncios_own_cancellation_ends_everything(loop: Loop) -> None:
         await peer.accept(subscribed())
         goodbyes.append(await peer.hear_close())
 
-    async def follow(url: str) -> None:
+    async def follow(url: str, heard: Callable[[], None]) -> None:
         async with connect(url) as client:
             async for _event in client:
-                pass
+                heard()
 
     async def main() -> None:
         async with on_socket(listens, listens) as bridge:
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(follow(bridge.url), 0.2)
-            task = asyncio.create_task(follow(bridge.url))
-            while len(bridge.peers) < 2:  # noqa: ASYNC110, it is on its way
-                await asyncio.sleep(0.01)
+                async with asyncio.timeout(None) as limit:
+                    await follow(bridge.url, lambda: limit.reschedule(0))
+            heard = asyncio.Event()
+            task = asyncio.create_task(follow(bridge.url, heard.set))
+            await heard.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
