@@ -110,8 +110,8 @@ async def serve_websocket(
     nobody who they are, and counts on not being reachable, also wants Starlette's `TrustedHostMiddleware` (DNS
     rebinding). Cancelling closes it with 1001. Raises SettingsError for what cannot be used.
 
-    An application that accepts it itself does so with ``subprotocol="bridge.v1"`` where that is offered: the bridge's
-    own `client.js` offers it, and a browser breaks the connection off where it is not taken up.
+    An application that accepts the WebSocket itself does so with ``subprotocol="bridge.v1"`` where that is offered: as
+    by the bridge's own `client.js`, whose connection browsers and Node break off where that is not taken up.
     """
     grant = allow(channels=channels, where=where, expires_at=expires_at)
     await _serve_websocket(websocket, Door(feed, _always(grant), allowed_origins), lenient=True)
