@@ -10,6 +10,7 @@ What is held is shared: a chunk that waits for a hundred clients is one object, 
 """
 
 import enum
+import operator
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -72,6 +73,8 @@ class Buffers:
         self.ended: list[Client] = []
         self.on_recovered: Callable[[SocketClient], None] = _nothing
         """Called when a lagging client holds nothing any more, and can take messages again."""
+        self.is_before: Callable[[Position, Position], bool] = operator.lt
+        """Whether one position comes before another one, as far as they can be compared."""
         self.on_lagging: Callable[[], None] = lambda: None
         """Called when a client begins to miss messages."""
 

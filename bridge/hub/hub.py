@@ -76,6 +76,7 @@ class Hub:
         self._ticks = 0
         buffers.on_recovered = self._recovered
         buffers.on_lagging = metrics.slow_drops.inc
+        buffers.is_before = self._is_before
 
     @property
     def position(self) -> Position | None:
@@ -271,6 +272,10 @@ class Hub:
         last = Gap(after, cursor.position.plus(1), "slow_client") if after is not None else None
         base = Cursor(after or cursor.position, tuple(lack.gap for lack in left))
         self.fanout.say(client, lost_messages([lack.gap for lack in told], last, "slow_client", base, cursor))
+
+    def _is_before(self, one: Position, other: Position) -> bool:
+        there = self.timeline.convert(one, other.term)
+        return there is not None and there < other
 
     def _lies_behind(self, gap: OpenGap, position: Position | None) -> bool:
         """Whether the whole gap is newer than the position."""

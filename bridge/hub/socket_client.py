@@ -27,6 +27,8 @@ CLOSE_SECONDS = 10.0
 
 ANSWERS_BYTES = 256 * 1024
 """How much may wait for a lagging client to be told what it missed: it goes on asking, and does not read."""
+ANSWER_BYTES = 128
+"""What each of them counts beside its text: objects that are kept for a pong of two bytes."""
 
 _BUFFERS_A_CALL = 256  # the kernel takes up to 1024 (IOV_MAX)
 _BYTES_A_TURN = 1 << 20  # then other tasks get a turn
@@ -41,7 +43,7 @@ class SocketClient(Client):
     `start_soon` runs the client's own short-lived tasks; they must be cancelled before the socket is closed.
     """
 
-    __slots__ = ("_answers", "_raw", "_writing", "lagging", "missed_after", "missed_gaps")
+    __slots__ = ("_answer_bytes", "_answers", "_raw", "_writing", "lagging", "missed_after", "missed_gaps")
 
     def __init__(self, raw: socket.socket, start_soon: StartSoon, buffers: Buffers, protocol: Protocol = "ws") -> None:
         super().__init__(start_soon, buffers, protocol)
@@ -53,7 +55,8 @@ class SocketClient(Client):
         self.missed_gaps = _NO_GAPS
         """The open gaps of which it missed a message."""
         self._answers: list[Chunk] = []
-        """Which wait until it does not lag any more."""
+        """Which wait until it does not lag any more, and count as held."""
+        self._answer_bytes = 0
         self._raw = raw
         self._writing = False
 
@@ -103,18 +106,17 @@ class SocketClient(Client):
             self.too_slow()
 
     def too_slow(self, code: int = TOO_SLOW, reason: str = "resume with after") -> None:
-        """Drop what is held: lag, where clients may lose messages, else close with this code."""
-        if not self._buffers.drops:
+        """Drop what is held: lag, where clients may lose messages, else close with this code.
+
+        Closed is also who holds little but answers, which are never dropped.
+        """
+        if not self._buffers.drops or 2 * self._answer_bytes > self.held_bytes:
             self.end(code, reason, drop=True)
             return
         self._lag()
-        later, self._answers = self._answers, []
-        for chunk in self._drop_but_half_message():
+        later = self._take_answers()
+        for chunk in [*self._drop_but_half_message(), *later]:
             self._miss(chunk)
-        self._answers += later
-        if self.state is not State.OPEN:
-            self._forget_answers()
-            return
         if not self._held:
             self._start_soon(self._recover_later)
 
@@ -136,7 +138,7 @@ class SocketClient(Client):
         self.state = State.CLOSING
         self.close_code = code
         self._buffers.ended.append(self)
-        self._forget_answers()
+        self._take_answers()
         if drop:
             self._drop_but_half_message()
         is_writing, self._writing = self._writing, True
@@ -156,8 +158,8 @@ class SocketClient(Client):
             self._buffers.ended.append(self)
         self.state = State.CLOSED
         self.blocked = True
+        self._take_answers()
         self._drop()
-        self._forget_answers()
         with suppress(OSError):
             self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._raw.shutdown(socket.SHUT_RDWR)  # wakes who reads from it
@@ -168,7 +170,7 @@ class SocketClient(Client):
             self.abort()
         self.state = State.CLOSED
         self.blocked = True
-        self._forget_answers()
+        self._take_answers()
 
     def _keep(self, chunk: Chunk, sent: int) -> None:
         super()._keep(chunk, sent)
@@ -210,36 +212,51 @@ class SocketClient(Client):
 
     def _lag(self) -> None:
         if not self.lagging:
-            self.lagging = True
+            self.lagging = self.blocked = True
             self._buffers.on_lagging()
 
     def _miss(self, chunk: Chunk) -> None:
         if chunk.answer:
-            self._answers.append(chunk)
-            self._buffers.take(chunk)
-            if sum(one.size for one in self._answers) > ANSWERS_BYTES:
-                self.end(TOO_SLOW, "resume with after", drop=True)
+            self._wait(chunk)
             return
-        if self.missed_after is None or (chunk.before is not None and chunk.before < self.missed_after):
-            self.missed_after = chunk.before  # a replay that is missed too may begin earlier
+        before, earliest = chunk.before, self.missed_after
+        if earliest is None or (before is not None and self._buffers.is_before(before, earliest)):
+            self.missed_after = before  # a replay that is missed too may begin earlier
         self.missed_gaps = self.missed_gaps.union(chunk.gaps)
+
+    def _wait(self, answer: Chunk) -> None:
+        if self.state is not State.OPEN:
+            return
+        size = answer.size + ANSWER_BYTES
+        self._answers.append(answer)
+        self._answer_bytes += size
+        self.held_bytes += size
+        self._buffers.take(answer)
+        self._buffers.holding.add(self)
+        if self._answer_bytes > ANSWERS_BYTES:
+            self.end(TOO_SLOW, "resume with after", drop=True)
+
+    def _take_answers(self) -> list[Chunk]:
+        """The answers that waited. They count no more."""
+        answers, self._answers = self._answers, []
+        for chunk in answers:
+            self._buffers.release(chunk)
+        self.held_bytes -= self._answer_bytes
+        self._answer_bytes = 0
+        if not self._held:
+            self._buffers.holding.discard(self)
+        return answers
 
     def _recover(self) -> None:
         """All before what it missed has left: it is told what that was, and gets the answers that waited for it."""
-        waiting, self._answers = self._answers, []
+        waiting = self._take_answers()
         self._buffers.on_recovered(self)
         for chunk in waiting:
-            self._buffers.release(chunk)
             self.write(chunk)
 
     async def _recover_later(self) -> None:
         if self.lagging and not self._held and self.state is State.OPEN:
             self._recover()
-
-    def _forget_answers(self) -> None:
-        for chunk in self._answers:
-            self._buffers.release(chunk)
-        self._answers = []
 
     def _views(self) -> list[bytes | memoryview]:
         views: list[bytes | memoryview] = [chunk.data for chunk in islice(self._held, _BUFFERS_A_CALL)]
@@ -275,6 +292,9 @@ class SocketClient(Client):
     def _emptied(self) -> None:
         super()._emptied()
         self.blocked = self.lagging or self.state is not State.OPEN
+        if self._answers:
+            self.held_bytes = self._answer_bytes
+            self._buffers.holding.add(self)
 
     async def _expire(self) -> None:
         await trio.sleep(CLOSE_SECONDS)

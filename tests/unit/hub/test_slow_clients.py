@@ -1,6 +1,7 @@
 """Clients that may lose messages instead of their connection: one gap for what was dropped, and it is true."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count, pairwise
 from typing import Any
 
@@ -332,3 +333,61 @@ async def test_nothing_is_kept_for_a_lagging_client_that_has_ended(how: str) -> 
         assert hub.buffers.total_bytes == held
         made.disconnect(slow)
         assert (hub.buffers.total_bytes, hub.buffers.holding) == (0, set())
+
+
+async def test_what_was_missed_begins_where_it_began_also_in_the_numbering_of_another_session() -> None:
+    """A session of this process's own has a newer term than the log, to which it goes back."""
+    session, log = 9, 5
+    hub = dropping_hub()
+    hub.timeline.relate(Position(session, 0), Position(log, 1000))
+    hub.set_live(Position(session, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        flood(hub, 1, 300, term=session)
+        assert slow.client.lagging
+        hub.set_live(Position(log, 1300))
+        for n in range(301, 401):
+            hub.deliver([happening(1000 + n, size=500, term=log, number=n)])
+        messages = await slow.read(lambda messages: "gap" in kinds(messages))
+        (gap,) = of_kind("gap", messages)
+        assert (gap["after"], gap["before"]) == (f"{session}-{numbers(messages)[-1]}", f"{log}-1401")
+
+
+async def test_nothing_overtakes_the_gap_of_a_client_that_holds_nothing() -> None:
+    hub = dropping_hub()
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        send, slow.client.send = slow.client.send, refuses
+        hub.deliver([happening(n, size=500) for n in range(1, 101)])  # in one piece, which is more than it may hold
+        slow.client.send = send  # the peer has read meanwhile
+        talk_of(hub, slow).hear(ASKED[0])
+        hub.deliver([happening(101)])
+        messages = await slow.read(lambda messages: "pong" in kinds(messages))
+        assert kinds(messages) == ["subscribed", "gap", "pong"]
+        assert lost_in_silence(101, messages, []) == set()
+
+
+def refuses(_: bytes) -> int:
+    raise BlockingIOError
+
+
+async def test_clients_whose_answers_fill_the_buffers_cost_the_others_nothing() -> None:
+    hub = dropping_hub(client_bytes=1 << 20, total_bytes=1 << 20)
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        asking = [made.subscribe() for _ in range(6)]
+        hub.deliver([happening(n, size=1000) for n in range(1, 200)])
+        for peer in asking:
+            peer.client.too_slow()
+            clock = count(0.0, 0.1)
+            talk = talk_of(hub, peer, partial(next, clock))
+            for _ in range(28):
+                talk.hear('{"type":"subscribe","sub":"x","where":{"f":"%s"}}' % ("v" * 8000))
+        assert hub.buffers.total_bytes > hub.buffers.all_bytes
+        other = made.subscribe()
+        flood(hub, 200, 60)
+        assert hub.buffers.total_bytes <= hub.buffers.all_bytes
+        assert 4013 in {peer.client.close_code for peer in asking}
+        assert numbers(await other.read_until(259)) == list(range(200, 260))
+        assert "gap" not in kinds(other.messages)
