@@ -35,7 +35,9 @@ from bridge.asgi.sse import EventStream, come_back_later, refusal
 from bridge.asgi.websocket import converse, refuse, send_away
 from bridge.core.grants import Grant
 from bridge.inprocess import EventFeed, open_feed
+from bridge.server.guard import Guard
 from bridge.server.http import Header
+from bridge.settings import Settings
 
 _DoorOf = Callable[[HTTPConnection], Door]
 
@@ -62,8 +64,9 @@ def routes(
     what `authorize` is for. It runs in the event loop, so it must not block. `BRIDGE_MAX_CLIENTS` and
     `BRIDGE_CLIENT_BUFFER_BYTES` are limits of one process; a client that reads too slowly is disconnected (4008).
     """
-    door_of = _doors(feed, authorize, allowed_origins)
-    websocket, stream = _websocket_endpoint(door_of), _sse_endpoint(door_of)
+    origins = checked_origins(allowed_origins)
+    door_of = _doors(feed, authorize, origins)
+    websocket, stream = _websocket_endpoint(door_of), _sse_endpoint(door_of, origins)
     found: list[BaseRoute] = []
     for end in PATHS:
         found.append(WebSocketRoute(f"{path}/ws{end}", websocket))
@@ -80,7 +83,7 @@ def websocket_endpoint(
     A path parameter ``channel`` is a channel, and any other one is a field: ``/ws/match/{match_id}`` is all events
     whose ``match_id`` is that.
     """
-    return _websocket_endpoint(_doors(feed, authorize, allowed_origins))
+    return _websocket_endpoint(_doors(feed, authorize, checked_origins(allowed_origins)))
 
 
 def sse_endpoint(
@@ -90,7 +93,8 @@ def sse_endpoint(
 
     Its methods are GET, and OPTIONS for pages of other origins.
     """
-    return _sse_endpoint(_doors(feed, authorize, allowed_origins))
+    origins = checked_origins(allowed_origins)
+    return _sse_endpoint(_doors(feed, authorize, origins), origins)
 
 
 async def serve_websocket(
@@ -165,13 +169,15 @@ def _websocket_endpoint(door_of: _DoorOf) -> Callable[[WebSocket], Awaitable[Non
     return serve
 
 
-def _sse_endpoint(door_of: _DoorOf) -> Callable[[Request], Awaitable[Response]]:
+def _sse_endpoint(door_of: _DoorOf, origins: tuple[str, ...] | None) -> Callable[[Request], Awaitable[Response]]:
+    # Where there is no feed there are no settings: what the application lists is all that is known.
+    listed = Guard(Settings.model_construct(allowed_origins=origins or ()), authenticates=True)
+
     async def serve(request: Request) -> Response:
         try:
             door = door_of(request)
         except NoPlace:
-            hide_token(request)
-            return come_back_later()
+            return _without_feed(request, listed)
         return await _event_stream(request, door)
 
     return serve
@@ -191,21 +197,32 @@ async def _event_stream(request: Request, door: Door, *, lenient: bool = False) 
     try:
         if request.method == "GET":
             return EventStream(await door.judge(request, lenient=lenient), cors)
-        hide_token(request)
-        if request.method == "OPTIONS":
-            return _preflight(request, door, cors)
-        raise _only_get()
+        return _other_method(request, door.guard, cors)
     except Refused as error:
         return refusal(error, cors)
 
 
-def _preflight(request: Request, door: Door, cors: Mapping[str, str]) -> Response:
-    """The answer to a browser that asks whether it may ask. Raises Refused."""
+def _without_feed(request: Request, guard: Guard) -> Response:
+    cors = _headers(guard.cors(as_request(request)))
+    try:
+        if request.method == "GET":
+            hide_token(request)
+            return come_back_later(cors)
+        return _other_method(request, guard, cors)
+    except Refused as error:
+        return refusal(error, cors)
+
+
+def _other_method(request: Request, guard: Guard, cors: Mapping[str, str]) -> Response:
+    """The answer to a browser that asks whether it may ask. Raises Refused for whatever else is not GET."""
+    hide_token(request)
+    if request.method != "OPTIONS":
+        raise _only_get()
     asked = as_request(request)
-    reason = door.guard.refusal(asked, websocket=False)
+    reason = guard.refusal(asked, websocket=False)
     if reason is not None:
         raise Refused(403, reason)
-    answer = door.guard.preflight(asked)
+    answer = guard.preflight(asked)
     if answer is None:
         raise _only_get()
     return Response(status_code=answer.status, headers={**_headers(answer.headers), **cors})
@@ -234,9 +251,8 @@ class _AnyMethod:
         await response(scope, receive, send)
 
 
-def _doors(feed: FeedSource, authorize: Authorize | None, allowed_origins: Iterable[str] | None) -> _DoorOf:
+def _doors(feed: FeedSource, authorize: Authorize | None, origins: tuple[str, ...] | None) -> _DoorOf:
     """Gives each request the door of its feed; made at once where the feed is known, so that mistakes show early."""
-    origins = checked_origins(allowed_origins)
     if isinstance(feed, EventFeed):
         only = Door(feed, authorize, origins)
         return lambda _: only

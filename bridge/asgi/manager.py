@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from bridge.asgi import endpoints
 from bridge.asgi.desk import NoPlace
-from bridge.asgi.door import Authorize
+from bridge.asgi.door import Authorize, hide_token
 from bridge.asgi.draining import draining
 from bridge.asgi.websocket import send_away
 from bridge.errors import BridgeError
@@ -57,6 +57,7 @@ class MatchDataWebSocketManager:
         self._stack: AsyncExitStack | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop: asyncio.Event | None = None
+        self._told = False
 
     @property
     def feed(self) -> EventFeed:
@@ -127,6 +128,7 @@ class MatchDataWebSocketManager:
         to come back.
         """
         if self._feed is None:
+            hide_token(websocket)
             await send_away(websocket, self._no_feed())
         else:
             await endpoints.serve_websocket(websocket, self._feed, where={"match_id": match_id})
@@ -149,11 +151,15 @@ class MatchDataWebSocketManager:
                 self._feed = feed
                 try:
                     with draining(feed):
-                        opened.set_result(None)
+                        if not opened.done():  # else startup() was cancelled
+                            opened.set_result(None)
                         await stop.wait()
                 finally:
                     self._closed()
         except Exception as error:
+            if opened.cancelled():
+                log.warning("startup() was cancelled, and the manager's feed has failed: %s", error)
+                return
             if opened.done():
                 log.exception("The manager's feed has failed, which should not happen")
                 raise
@@ -175,7 +181,10 @@ class MatchDataWebSocketManager:
 
     def _closed(self) -> None:
         self._feed = None
+        self._told = False
 
     def _no_feed(self) -> NoPlace:
-        log.warning("A client is sent away: %s", NOT_RUNNING)
+        if not self._told:  # they come back again and again
+            self._told = True
+            log.warning("Clients are sent away: %s", NOT_RUNNING)
         return NoPlace("closed")

@@ -112,9 +112,9 @@ class _Stream:
         stay.gone()
 
 
-def come_back_later() -> Response:
-    """The answer where there is no feed, and so no rules for headers: a stream that ends at once."""
-    return Response(b"retry: %d\n\n" % (retry_seconds() * 1000), headers=HEADERS)
+def come_back_later(headers: Mapping[str, str]) -> Response:
+    """The answer where there is no feed: a stream that ends at once."""
+    return Response(b"retry: %d\n\n" % (retry_seconds() * 1000), headers={**HEADERS, **headers})
 
 
 def refusal(refused: Refused, headers: Mapping[str, str]) -> Response:

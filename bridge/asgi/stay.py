@@ -38,9 +38,8 @@ class Stay:
         self.inbox.on_ended = self._ended.set
 
     def subscribe(self, after: str | None) -> None:
-        """Begin to hear what the visit is about, unless its token has expired meanwhile (`limit`)."""
-        left_seconds = self._left_seconds()
-        if left_seconds is None or left_seconds > 0:
+        """Begin to hear what the visit is about; where its token has expired meanwhile, end it."""
+        if not self._ended_by_expiry():
             self._visit.feed.hub.subscribe(self.inbox, None, self._visit.subscription, after)
 
     async def pass_on(self, send: Callable[[bytes], Awaitable[None]]) -> None:
@@ -61,11 +60,10 @@ class Stay:
         That is dropped also where sending goes on: not every server lets it be cancelled.
         """
         while not self._ended.is_set():
-            left_seconds = self._left_seconds()
-            if left_seconds is not None and left_seconds <= 0:
-                self.inbox.end(TOKEN_EXPIRED, "the token has expired")
+            if self._ended_by_expiry():
                 break
-            with anyio.move_on_after(left_seconds and min(left_seconds, EXPIRY_SECONDS)):
+            left_seconds = self._left_seconds()
+            with anyio.move_on_after(None if left_seconds is None else min(left_seconds, EXPIRY_SECONDS)):
                 await self._ended.wait()
         await anyio.sleep(CLOSE_SECONDS)
         self.gone()
@@ -81,6 +79,13 @@ class Stay:
         self.inbox.end(GOING_AWAY, f"retry={retry_seconds()}", drop=True)
         self._visit.feed.hub.remove(self.inbox)
         self._desk.leave(self.inbox)
+
+    def _ended_by_expiry(self) -> bool:
+        left_seconds = self._left_seconds()
+        expired = left_seconds is not None and left_seconds <= 0
+        if expired:
+            self.inbox.end(TOKEN_EXPIRED, "the token has expired")
+        return expired
 
     def _left_seconds(self) -> float | None:
         """How long its token is still worth something; None is for ever."""

@@ -1,6 +1,7 @@
 """`MatchDataWebSocketManager` on real servers, used as its predecessor was, on every event loop."""
 
 import ast
+import asyncio
 import itertools
 import os
 import re
@@ -198,6 +199,24 @@ def test_a_startup_that_is_cancelled_leaves_nothing(loop: Loop) -> None:
     run_on(loop, main)
 
 
+@pytest.mark.parametrize("loop", ASYNCIO)
+@pytest.mark.parametrize("db_url", ["postgresql://postgres@127.0.0.1:1/db", "postgresql://here:0/db"])
+def test_a_startup_that_is_cancelled_while_it_opens_says_so(loop: Loop, db_url: str) -> None:
+    """Whether what it opens would have opened or not."""
+
+    async def main() -> None:
+        manager = MatchDataWebSocketManager(db_url=db_url)
+        with anyio.fail_after(30):
+            starting = asyncio.create_task(manager.startup())
+            asyncio.get_running_loop().call_soon(starting.cancel)  # after its first step, before the feed's own
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+        assert not manager.is_connected
+        assert {task.get_name() for task in asyncio.all_tasks()}.isdisjoint({"MatchDataWebSocketManager"})
+
+    run_on(loop, main)
+
+
 @pytest.fixture
 def heard() -> Iterator[list[int]]:
     """The signals that the server's own handler got."""
@@ -293,7 +312,7 @@ def test_while_it_does_not_run_clients_are_told_to_come_back(
 
     async def refuses() -> None:
         app = application(manager)
-        for path in ("/ws/match/7/stats", "/all/ws?token=secret"):
+        for path in ("/ws/match/7/stats?token=secret", "/all/ws?token=secret"):
             async with socket(app, path) as client, socket(app, path, answers=False) as simple:
                 await client.ended()
                 await simple.ended()
@@ -308,11 +327,17 @@ def test_while_it_does_not_run_clients_are_told_to_come_back(
             assert re.fullmatch(r"retry: \d+\n\n", events.body)
             assert b"secret" not in events.scope["query_string"]
 
+    def warnings() -> int:
+        return sum(record.levelname == "WARNING" and "call startup() first" in record.message for record in records)
+
+    records = caplog.records
+
     async def main() -> None:
         await refuses()
+        assert warnings() == 1  # a crowd comes back again and again
         async with manager, socket(application(manager), "/ws/match/7/stats") as client:
             await client.until(lambda: client.accepted)
         await refuses()
 
     run_on(loop, main)
-    assert "call startup() first" in caplog.text
+    assert warnings() == 2

@@ -8,15 +8,15 @@ import anyio
 import pytest
 from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from bridge import EventFeed
-from bridge.asgi import allow, event_stream, feed_of, routes
+from bridge.asgi import allow, event_stream, feed_of, routes, sse_endpoint
 from bridge.asgi import sse as streaming
 from bridge.asgi import stay as staying
-from bridge.asgi.desk import desk_of
+from bridge.asgi.desk import NoPlace, desk_of
 from tests.support.asgi import HandFed, hand_fed, stream
 from tests.support.loops import LOOPS, Loop, run_on
 
@@ -180,6 +180,43 @@ def test_methods(loop: Loop) -> None:
             assert client.status == 426
 
     serve(loop, main)
+
+
+@pytest.mark.parametrize("kind", ["routes", "endpoint"])
+def test_where_there_is_no_feed_methods_and_origins_are_as_ever(loop: Loop, kind: str) -> None:
+    def nowhere(_: HTTPConnection) -> EventFeed:
+        raise NoPlace("closed")
+
+    async def main() -> None:
+        origins = iter(["https://*.x.example"])
+        all_methods = ["GET", "HEAD", "POST", "OPTIONS"]
+        app = Starlette(
+            routes=routes(nowhere, allowed_origins=origins)
+            if kind == "routes"
+            else [Route("/sse", sse_endpoint(nowhere, allowed_origins=origins), methods=all_methods)]
+        )
+        listed, other = (b"origin", b"https://a.x.example"), (b"origin", b"https://evil.example")
+        asking = (b"access-control-request-method", b"GET")
+        for method, headers, status in (
+            ("GET", [], 200),
+            ("HEAD", [], 405),
+            ("POST", [], 405),
+            ("OPTIONS", [], 405),
+            ("OPTIONS", [asking], 200),
+        ):
+            for origin in (listed, other):
+                forbidden = method == "OPTIONS" and origin is other
+                async with stream(app, "/sse?token=secret", origin, *headers, method=method) as client:
+                    await client.ended()
+                    assert client.status == (403 if forbidden else status)
+                    assert client.headers.get("allow") == ("GET" if client.status == 405 else None)
+                    assert client.headers["vary"] == "Origin"
+                    seen = client.headers.get("access-control-allow-origin")
+                    assert seen == (None if origin is other else "https://a.x.example")
+                    assert client.body.startswith("retry: ") == (method == "GET")
+                    assert b"secret" not in client.scope["query_string"]
+
+    run_on(loop, main)
 
 
 def test_an_endpoint_of_the_application(loop: Loop) -> None:

@@ -269,6 +269,7 @@ def test_nothing_is_heard_where_the_token_expires_during_the_handshake(loop: Loo
 
         feed.deliver(3)
         async with socket(Starlette(routes=routes(feed, authorize=authorize)), "/ws?after=100-0") as client:
+            client.tell({"type": "subscribe", "sub": "early", "after": "100-0"})
             client.blocked = True
             while not granted or time.time() <= (granted[0].expires_at or 0):  # noqa: ASYNC110 (a clock says nothing)
                 await anyio.sleep(0.01)
