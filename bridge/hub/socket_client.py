@@ -277,16 +277,15 @@ class SocketClient(Client):
 
     def _drop_but_half_message(self) -> list[Chunk]:
         """Hold nothing but the rest of a message that was begun; the chunks of which something was dropped."""
-        dropped, rest = list(self._held), b""
-        if self._held and self._offset:
+        dropped, offset, begun = list(self._held), self._offset, b""
+        if self._held and offset:
             half = self._held[0]
-            end = message_end(self.protocol, half.data, self._offset)
-            rest = half.data[self._offset : end]
-            if end == half.size:
+            begun = half.data[: message_end(self.protocol, half.data, offset)]
+            if len(begun) == half.size:
                 del dropped[0]
         self._drop()
-        if rest:
-            self._keep(Chunk(rest), 0)
+        if len(begun) > offset:
+            self._keep(Chunk(begun), offset)  # with what has left of it: else it would look as if it had not begun
         return dropped
 
     def _emptied(self) -> None:

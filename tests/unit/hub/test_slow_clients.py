@@ -391,3 +391,18 @@ async def test_clients_whose_answers_fill_the_buffers_cost_the_others_nothing() 
         assert 4013 in {peer.client.close_code for peer in asking}
         assert numbers(await other.read_until(259)) == list(range(200, 260))
         assert "gap" not in kinds(other.messages)
+
+
+async def test_a_message_that_was_begun_is_finished_however_often_buffers_are_taken_away() -> None:
+    hub = dropping_hub(client_bytes=1 << 20)
+    hub.set_live(Position(1, 0))
+    async with making_peers(hub) as made:
+        slow = made.subscribe()
+        hub.deliver([happening(n, size=500) for n in range(1, 200)])
+        assert slow.client.held_bytes
+        slow.client.too_slow()
+        slow.client.too_slow()
+        messages = await slow.read(lambda messages: "gap" in kinds(messages))
+        (gap,) = of_kind("gap", messages)
+        assert numbers(messages) == list(range(1, numbers(messages)[-1] + 1))
+        assert (gap["after"], gap["before"]) == ("1-0", "1-200")
