@@ -1,6 +1,7 @@
 """Whose cancellation it is: on asyncio, awaiting a task that somebody has cancelled looks like being cancelled."""
 
 import asyncio
+import math
 
 import anyio
 
@@ -24,3 +25,21 @@ def is_of_another_task(error: BaseException, earlier: int = 0) -> bool:
     if not isinstance(error, asyncio.CancelledError) or anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
         return False
     return asyncio.current_task() is not None and cancellations() <= earlier
+
+
+def cancel_again(earlier: int) -> None:
+    """Have the present task's next wait cancelled: its cancellation was taken, for an error that is raised instead.
+
+    Nothing where it was not cancelled since the `earlier` ones, or by a scope, which cancels each wait by itself.
+    """
+    if cancellations() <= earlier or anyio.current_effective_deadline() == -math.inf:
+        return
+    if (task := asyncio.current_task()) is not None:
+        # Not yet: the error may leave the block of an asyncio.timeout, whose cancellation is over then.
+        asyncio.get_running_loop().call_soon(_cancel_again, task, earlier)
+
+
+def _cancel_again(task: asyncio.Task[object], earlier: int) -> None:
+    if task.cancelling() > earlier:
+        task.uncancel()  # it stays one cancellation
+        task.cancel()

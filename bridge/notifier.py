@@ -39,7 +39,7 @@ CLOSE_SECONDS = 10.0
 """How long a callback that runs when the service is closed may take to end, before it is cancelled; and after that."""
 
 LOOK_SECONDS = 0.1
-"""The time between two looks at a log that was empty."""
+"""The time between two looks at where the log ends."""
 
 _within: ContextVar[tuple["RedisNotifierService", ...]] = ContextVar("within", default=())
 """The services whose callbacks the present task runs in."""
@@ -175,8 +175,9 @@ class RedisNotifierService:
     async def subscribe(self, *channels: str) -> None:
         """Have `listen_loop` bring what is notified on these channels from now on; none means all.
 
-        It remembers where the log ends, so nothing is missed until the loop runs (what is published meanwhile is). The
-        last call counts. While the loop runs, it changes what that brings from the next notification on.
+        It remembers where the log ends, which takes 0.1 s, so nothing is missed until the loop runs (what is published
+        meanwhile is). The last call counts. While the loop runs, it changes what that brings from the next notification
+        on.
 
         Where the log is empty, because Redis lost it or no listener has ever run, it waits for one, at most
         `BRIDGE_HEARTBEAT_TIMEOUT_SECONDS`; without any, what comes until the loop hears cannot be known, and the loop
@@ -201,15 +202,18 @@ class RedisNotifierService:
     async def _end_of_log(self) -> str:
         """A cursor that begins where the log ends; one that means nothing where there is no log.
 
-        Not where an emptied log begins to come back: what follows there was there before. So it is to stand still.
+        Not where an emptied log begins to come back: what follows there was there before. So it is looked at twice, and
+        one that is seen to be emptied, or to come back, is to stand still. Another one need not: it may be busy.
         """
         end = await self._log.tail()
-        stands_still = end is not None
+        emptied = end is None
         deadline = anyio.current_time() + self.settings.heartbeat_timeout_seconds
-        while not stands_still and anyio.current_time() < deadline:
+        while anyio.current_time() < deadline:
             await anyio.sleep(LOOK_SECONDS)
-            tail = await self._log.tail()
-            end, stands_still = tail, tail is not None and tail == end
+            earlier, end = end, await self._log.tail()
+            emptied = emptied or end is None or (earlier is not None and end < earlier)
+            if end is not None and (end == earlier or not emptied):
+                break
         return "" if end is None else str(Cursor(end))
 
     def register_callback(self, channel: str, callback: Callback) -> None:

@@ -3,7 +3,6 @@
 import json
 import string
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from urllib.parse import SplitResult, quote, unquote_plus, urlencode, urlsplit
 
 import idna
@@ -96,10 +95,15 @@ def _in_dns(netloc: str) -> str:
 
 
 def _split(url: str, name: str) -> SplitResult:
-    with suppress(ValueError):
+    told = without_tokens(redacted(url))
+    try:
         parts = urlsplit(url)
         parts = parts._replace(netloc=_in_dns(parts.netloc))
         if parts.scheme in _SCHEMES and parts.hostname and parts.port != 0:
             return parts
-    told = without_tokens(redacted(url))
+    except UnicodeError:
+        problem = "its host is no name for DNS (IDNA 2008): letters, digits and hyphens, at most 63 between two dots"
+        raise SettingsError(f"{name}: {told!r} is not allowed; {problem}") from None
+    except ValueError:
+        pass
     raise SettingsError(f"{name}: {told!r} is not allowed; give a URL such as http://127.0.0.1:8000")

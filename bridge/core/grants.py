@@ -52,7 +52,10 @@ def _is_where(given: object) -> bool:
 
 
 def _is_time(given: object) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and not isnan(given)
+    try:
+        return isinstance(given, int | float) and not isinstance(given, bool) and not isnan(given)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Final
 import anyio
 import anyio.abc
 
+from bridge.cancellation import cancel_again, cancellations
 from bridge.core.cursor import Cursor
 from bridge.core.events import Published
 from bridge.core.wire import GOING_AWAY
@@ -56,6 +57,7 @@ async def open_feed(
     """
     feed = EventFeed(read_settings(db_url, use_redis, redis_url, channels, settings), checked_cursor(after))
     failure: BaseException | None = None
+    earlier = 0
     try:
         async with anyio.create_task_group() as tasks:
             feed.start(tasks)
@@ -64,13 +66,14 @@ async def open_feed(
             except BaseException as error:
                 if _is_cancelled(error):
                     raise
-                failure = error  # outside of the group, which would wrap it
+                failure, earlier = error, cancellations()  # outside of the group, which would wrap it
             finally:
                 feed.stop()
                 tasks.cancel_scope.cancel()
     except anyio.get_cancelled_exc_class():
         if failure is None or isinstance(failure, GeneratorExit):  # whoever closes a generator swallows that
             raise
+        cancel_again(earlier)
     if failure is not None:
         raise failure
 

@@ -268,6 +268,44 @@ def test_subscribe_waits_for_a_log_that_was_emptied(
     assert tails.calls == 6
 
 
+@pytest.mark.parametrize(
+    ("seqs", "end"),
+    [
+        ((40, 5000, 5000), 5000),  # nobody can know whether it comes back or is busy
+        ((40, None, 3, 8, 8), 8),
+        ((40, 3, 8, 8), 8),
+    ],
+)
+def test_subscribe_looks_twice_where_the_log_ends(
+    loop: Loop,
+    service: RedisNotifierService,
+    feed: FakeFeed,
+    monkeypatch: pytest.MonkeyPatch,
+    seqs: tuple[int | None, ...],
+    end: int,
+) -> None:
+    """The first look may fall into a log that was emptied, and comes back."""
+    monkeypatch.setattr(notifier_module, "LOOK_SECONDS", 0.001)
+    Tails(monkeypatch, *(None if seq is None else Position(1, seq) for seq in seqs))
+
+    async def main() -> None:
+        await service.subscribe("a")
+        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+
+    run_on(loop, main)
+    assert feed.asked == [((), f"1-{end}")]
+
+
+def test_subscribe_waits_for_no_end_of_a_busy_log(
+    loop: Loop, service: RedisNotifierService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier_module, "LOOK_SECONDS", 0.001)
+    tails = Tails(monkeypatch, *(Position(1, seq) for seq in range(9)))
+
+    run_on(loop, service.subscribe)
+    assert tails.calls == 2
+
+
 def test_subscribe_without_any_log_begins_with_a_gap(
     loop: Loop, feed: FakeFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +349,7 @@ def test_subscribe_while_the_loop_runs_changes_what_it_brings(
     run_on(loop, main)
     assert called == [("a", 1), ("b", 3), ("a", 4), ("b", 5)]
     assert [after for _, after in feed.asked] == ["1-0", "1-6"]
-    assert tails.calls == 1
+    assert tails.calls == 2
 
 
 @pytest.mark.parametrize("mode", ["none", "redis"])

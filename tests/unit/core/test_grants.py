@@ -270,6 +270,7 @@ def test_audience_and_issuer(claims: object, audience: str | None, issuer: str |
         ((None, (("m", ("7",)), ("m", ("8",))), None), "where: "),
         ((None, (), "soon"), "expires_at: "),
         ((None, (), float("nan")), "expires_at: "),
+        ((None, (), 10**400), "expires_at: "),
         ((None, (), True), "expires_at: "),
     ],
 )
