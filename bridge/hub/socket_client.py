@@ -43,7 +43,7 @@ class SocketClient(Client):
     `start_soon` runs the client's own short-lived tasks; they must be cancelled before the socket is closed.
     """
 
-    __slots__ = ("_answer_bytes", "_answers", "_raw", "_writing", "lagging", "missed_after", "missed_gaps")
+    __slots__ = ("_answer_bytes", "_answers", "_raw", "_rest", "_writing", "lagging", "missed_after", "missed_gaps")
 
     def __init__(self, raw: socket.socket, start_soon: StartSoon, buffers: Buffers, protocol: Protocol = "ws") -> None:
         super().__init__(start_soon, buffers, protocol)
@@ -57,6 +57,8 @@ class SocketClient(Client):
         self._answers: list[Chunk] = []
         """Which wait until it does not lag any more, and count as held."""
         self._answer_bytes = 0
+        self._rest: Chunk | None = None
+        """Of a message that was begun, the rest: it is held alone, or first."""
         self._raw = raw
         self._writing = False
 
@@ -277,15 +279,20 @@ class SocketClient(Client):
 
     def _drop_but_half_message(self) -> list[Chunk]:
         """Hold nothing but the rest of a message that was begun; the chunks of which something was dropped."""
-        dropped, offset, begun = list(self._held), self._offset, b""
-        if self._held and offset:
-            half = self._held[0]
-            begun = half.data[: message_end(self.protocol, half.data, offset)]
-            if len(begun) == half.size:
+        dropped, offset, rest = list(self._held), self._offset, None
+        if dropped and dropped[0] is self._rest:
+            rest = dropped.pop(0)
+        elif dropped and offset:
+            half = dropped[0]
+            end = message_end(self.protocol, half.data, offset)
+            if end == half.size:
                 del dropped[0]
+            if end > offset:
+                rest, offset = Chunk(half.data[offset:end]), 0
         self._drop()
-        if len(begun) > offset:
-            self._keep(Chunk(begun), offset)  # with what has left of it: else it would look as if it had not begun
+        self._rest = rest
+        if rest is not None:
+            self._keep(rest, offset)
         return dropped
 
     def _emptied(self) -> None:
