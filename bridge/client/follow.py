@@ -19,7 +19,8 @@ from typing import Final, Generic, Literal, TypeVar
 import anyio
 import msgspec
 
-from bridge.cancellation import cancel_again, cancellations, is_of_another_task
+from bridge.background import background
+from bridge.cancellation import is_of_another_task
 from bridge.client.buffer import Buffer
 from bridge.client.session import OpenStream, open_stream, session
 from bridge.client.token import Bearer, Token
@@ -164,26 +165,12 @@ class Follower(Generic[T]):
 @asynccontextmanager
 async def running(follower: Follower[T]) -> AsyncIterator[Buffer[T]]:
     """The follower runs, and fills this buffer, while the body does. Errors of the body are raised as they are."""
-    failure: BaseException | None = None
-    earlier = 0
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(follower.run)
-            try:
-                yield follower.buffer
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # a task group would put it into a group
-                failure, earlier = error, cancellations()
-            finally:
-                follower.buffer.close()
-                tasks.cancel_scope.cancel()
-    except anyio.get_cancelled_exc_class():
-        if failure is None or isinstance(failure, GeneratorExit):  # whoever closes a generator swallows that
-            raise
-        cancel_again(earlier)
-    if failure is not None:
-        raise failure
+    async with background() as tasks:
+        tasks.start_soon(follower.run)
+        try:
+            yield follower.buffer
+        finally:
+            follower.buffer.close()
 
 
 def _log_state(link: LinkState) -> None:

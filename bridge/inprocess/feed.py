@@ -1,14 +1,13 @@
 """`open_feed`: everything that a process needs to follow the bridge by itself, owned by one task group."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Final
 
 import anyio
-import anyio.abc
 
-from bridge.cancellation import cancel_again, cancellations
+from bridge.background import BackgroundTasks, background
 from bridge.core.cursor import Cursor
 from bridge.core.events import Published
 from bridge.core.wire import GOING_AWAY
@@ -56,26 +55,12 @@ async def open_feed(
     it is. Cancelling closes all connections.
     """
     feed = EventFeed(read_settings(db_url, use_redis, redis_url, channels, settings), checked_cursor(after))
-    failure: BaseException | None = None
-    earlier = 0
-    try:
-        async with anyio.create_task_group() as tasks:
-            feed.start(tasks)
-            try:
-                yield feed
-            except BaseException as error:
-                if _is_cancelled(error):
-                    raise
-                failure, earlier = error, cancellations()  # outside of the group, which would wrap it
-            finally:
-                feed.stop()
-                tasks.cancel_scope.cancel()
-    except anyio.get_cancelled_exc_class():
-        if failure is None or isinstance(failure, GeneratorExit):  # whoever closes a generator swallows that
-            raise
-        cancel_again(earlier)
-    if failure is not None:
-        raise failure
+    async with background() as tasks:
+        feed.start(tasks)
+        try:
+            yield feed
+        finally:
+            feed.stop()
 
 
 class EventFeed:
@@ -98,7 +83,7 @@ class EventFeed:
         """Where all consumers are clients; for endpoints that make their own (`inbox`)."""
         links = RealLinks(settings)
         self._feed = build_feed(settings, links, None, self._delivery, self._changed, self.metrics)
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._tasks: BackgroundTasks | None = None
         self._after = after
         self._own: Subscription | None = None
         self._subscriptions: set[Subscription] = set()
@@ -158,10 +143,9 @@ class EventFeed:
         """A new client for `hub`, which the caller subscribes there, and ends and removes when it is done."""
         if self._tasks is None:
             raise SettingsError("the feed is closed: subscribe inside of the block of open_feed")
-        tasks = self._tasks
-        return Inbox(lambda task: tasks.start_soon(_run, task), self.hub.buffers, protocol, buffer_bytes)
+        return Inbox(self._tasks.start_soon, self.hub.buffers, protocol, buffer_bytes)
 
-    def start(self, tasks: anyio.abc.TaskGroup) -> None:
+    def start(self, tasks: BackgroundTasks) -> None:
         """Run in these tasks, until they are cancelled."""
         self._tasks = tasks
         tasks.start_soon(self._feed.run)
@@ -221,15 +205,3 @@ class EventFeed:
 def _check_bytes(buffer_bytes: object) -> None:
     if not (isinstance(buffer_bytes, int | float) and buffer_bytes > 0):
         raise SettingsError(f"buffer_bytes: {buffer_bytes!r} is not allowed; give a number above 0")
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    """Whether a cancellation is in it, for the scope that is meant."""
-    cancelled = anyio.get_cancelled_exc_class()
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(cancelled) is not None
-    return isinstance(error, cancelled)
-
-
-async def _run(task: Callable[[], Awaitable[None]]) -> None:
-    await task()

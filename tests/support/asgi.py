@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 from starlette.types import ASGIApp, Message
 
+from bridge.background import BackgroundTasks
 from bridge.core import events
 from bridge.core.events import Notification
 from bridge.core.position import Position
@@ -26,7 +27,7 @@ Header = tuple[bytes, bytes]
 class HandFed(EventFeed):
     """A feed that hears what the test says."""
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, **settings: Any) -> None:
+    def __init__(self, tasks: BackgroundTasks, **settings: Any) -> None:
         super().__init__(Settings(**{"database_url": "postgresql://nowhere/db", "channels": "a,b"} | settings), None)
         self._tasks = tasks
         self._seq = 0
@@ -50,7 +51,7 @@ class HandFed(EventFeed):
 async def hand_fed(*, live: bool = True, **settings: Any) -> AsyncIterator[HandFed]:
     """A feed for the body; closed at its end, when no task may be left that does not end by itself."""
     async with anyio.create_task_group() as tasks:
-        feed = HandFed(tasks, **settings)
+        feed = HandFed(BackgroundTasks(tasks), **settings)
         if live:
             feed.go_live()
         yield feed

@@ -6,7 +6,6 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,126 +136,6 @@ def test_a_generator_around_a_client_can_be_closed(loop: Loop) -> None:
             assert isinstance(await anext(generator), Subscribed)
             await generator.aclose()
 
-    run_on(loop, main)
-
-
-@pytest.mark.parametrize("loop", LOOPS)
-def test_an_error_of_the_body_outlives_a_cancellation_from_outside(loop: Loop) -> None:
-    first, second = ZeroDivisionError("while it was cancelled"), ZeroDivisionError("before it was left")
-
-    async def cleans_up() -> None:
-        with anyio.CancelScope() as scope:
-            async with connect("http://127.0.0.1:9"):
-                try:
-                    scope.cancel()
-                    await anyio.sleep_forever()
-                finally:
-                    raise first
-
-    async def fails() -> None:
-        with anyio.CancelScope() as scope:
-            async with connect("http://127.0.0.1:9"):
-                scope.cancel()
-                raise second
-
-    async def main() -> None:
-        for body, error in ((cleans_up, first), (fails, second)):
-            with pytest.raises(ZeroDivisionError) as raised:
-                await body()
-            assert raised.value is error
-            await anyio.lowlevel.checkpoint()  # nothing of the cancellation is left
-
-    run_on(loop, main)
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_an_error_of_the_body_outlives_asyncios_own_cancellation(loop: Loop) -> None:
-    mine = ZeroDivisionError()
-
-    async def fails() -> None:
-        async with connect("http://127.0.0.1:9"):
-            await anyio.sleep(0.01)
-            asyncio.get_running_loop().call_soon(tasks[0].cancel)
-            raise mine
-
-    async def main() -> None:
-        tasks.append(asyncio.create_task(fails()))
-        with pytest.raises(ZeroDivisionError) as raised:
-            await tasks[0]
-        assert raised.value is mine
-
-    tasks: list[asyncio.Task[None]] = []
-    run_on(loop, main)
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_after_an_error_of_the_body_the_next_wait_has_asyncios_own_cancellation(loop: Loop) -> None:
-    """Who tries again and again would go on for ever, though it is cancelled."""
-    rounds: list[int] = []
-
-    async def tries_again() -> None:
-        while len(rounds) < 3:
-            with suppress(ZeroDivisionError):
-                async with connect("http://127.0.0.1:9"):
-                    await anyio.sleep(0.01)
-                    asyncio.get_running_loop().call_soon(tasks[0].cancel)
-                    raise ZeroDivisionError
-            rounds.append(tasks[0].cancelling())
-            await anyio.sleep(0.01)
-
-    async def main() -> None:
-        tasks.append(asyncio.create_task(tries_again()))
-        with pytest.raises(asyncio.CancelledError):
-            await tasks[0]
-
-    tasks: list[asyncio.Task[None]] = []
-    run_on(loop, main)
-    assert rounds == [1]
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_timeout_of_asyncio_that_an_error_of_the_body_has_left_cancels_no_more(loop: Loop) -> None:
-    async def fails(timeout: asyncio.Timeout) -> None:
-        async with timeout, connect("http://127.0.0.1:9"):
-            await anyio.sleep(0.01)
-            timeout.reschedule(0)
-            raise ZeroDivisionError
-
-    async def main() -> None:
-        timeout = asyncio.timeout(None)
-        with pytest.raises(ZeroDivisionError):
-            await fails(timeout)
-        assert timeout.expired()
-        for _ in range(3):
-            await asyncio.sleep(0)
-        task = asyncio.current_task()
-        assert task is not None
-        assert task.cancelling() == 0
-
-    run_on(loop, main)
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_cancellation_that_the_body_took_is_not_said_again(loop: Loop) -> None:
-    async def fails() -> None:
-        async with connect("http://127.0.0.1:9"):
-            try:
-                asyncio.get_running_loop().call_soon(tasks[0].cancel)
-                await anyio.sleep_forever()
-            except asyncio.CancelledError:
-                raise ZeroDivisionError from None
-
-    async def goes_on() -> None:
-        with pytest.raises(ZeroDivisionError):
-            await fails()
-        for _ in range(3):
-            await asyncio.sleep(0)
-
-    async def main() -> None:
-        tasks.append(asyncio.create_task(goes_on()))
-        await tasks[0]
-
-    tasks: list[asyncio.Task[None]] = []
     run_on(loop, main)
 
 
