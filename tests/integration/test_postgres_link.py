@@ -20,6 +20,7 @@ from tests.support.postgres_session import (
     options,
     payloads,
     probed,
+    receiving_until,
     refused,
     send,
     session,
@@ -151,7 +152,7 @@ async def test_probes_come_back_and_prove_the_session(postgres: PostgresServer) 
     async with session(postgres.url(), probe_seconds=0.05) as listening, session(postgres.url()) as other:
         before = listening.last_proof
         await probed(listening, 3)
-        assert listening.proven
+        await receiving_until(listening, lambda: listening.proven)
         assert listening.last_proof > before
         assert listening.probe_error is None
         send(postgres, "match_change", "1")
@@ -163,10 +164,8 @@ async def test_a_refused_probe_is_told_and_does_not_end_the_session(postgres: Po
     url = with_own_notify(postgres, "refusing", "PERFORM pg_catalog.pg_notify($1, $2);")
     async with session(url, probe_seconds=0.05) as listening:
         with_own_notify(postgres, "refusing", "RAISE EXCEPTION 'the queue is full';")
-        with trio.move_on_after(0.3):
-            await listening.receive()
+        await receiving_until(listening, lambda: listening.probe_error is not None and not listening.proven)
         assert listening.probe_error == "the queue is full"
-        assert not listening.proven
         send(postgres, "match_change", "1")
         assert payloads(await hear(listening, 1)) == [b"1"]
         with_own_notify(postgres, "refusing", "PERFORM pg_catalog.pg_notify($1, $2);")
@@ -177,8 +176,7 @@ async def test_a_refused_probe_is_told_and_does_not_end_the_session(postgres: Po
 async def test_a_session_that_nobody_reads_is_not_proven(postgres: PostgresServer) -> None:
     async with session(postgres.url(), probe_seconds=0.02) as listening:
         await until(lambda: not listening.proven)
-        await probed(listening, 1)
-        assert listening.proven
+        await receiving_until(listening, lambda: listening.proven)
 
 
 async def test_an_ended_session_says_why(postgres: PostgresServer) -> None:
@@ -229,12 +227,12 @@ async def test_a_server_that_goes_ends_the_session_and_can_come_back(how: str) -
 
 async def test_a_paused_server_is_suspect_after_a_probe_and_no_later_until_it_says_something() -> None:
     with postgres_server() as server:
+        started = trio.current_time()
         async with session(server.url(), probe_seconds=0.3) as listening:
             server.pause()
-            started = trio.current_time()
             assert await listening.receive() == []
             assert listening.suspect is True
-            assert 0.5 < trio.current_time() - started < 2
+            assert 0.6 <= trio.current_time() - started < 10
             server.resume()
             send(server, "match_change", "1")
             heard: list[Heard] = []

@@ -32,7 +32,9 @@ from tests.support.redis import (
     running_tls_redis,
 )
 
-TIMEOUT_SECONDS = 1.0
+TIMEOUT_SECONDS = 10.0
+IDLE_TIMEOUT_SECONDS = 2.0
+"""Of subscribers that are quiet for longer: a busy Redis answers a PING in that time, and a test does not take long."""
 HELLO = (
     b"*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n%b\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n:1\r\n"
     b"$4\r\nmode\r\n$%d\r\n%b\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n"
@@ -45,7 +47,7 @@ def opening(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AbstractAsync
 
 async def refused(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> RedisLost:
     """The error of opening this; it comes in time, and is one line."""
-    with pytest.raises(RedisLost) as caught, trio.fail_after(timeout_seconds + 1):
+    with pytest.raises(RedisLost) as caught, trio.fail_after(timeout_seconds + 10):
         async with opening(url, timeout_seconds):
             pass
     assert "\n" not in str(caught.value)
@@ -99,9 +101,9 @@ async def test_large_commands_and_replies(redis_server: RedisServer) -> None:
 
 def test_it_also_runs_on_asyncio(redis_server: RedisServer) -> None:
     async def main() -> list[tuple[bytes, bytes]]:
-        async with opening(redis_server.url, 0.2) as link, opening(redis_server.url, 0.2) as subscriber:
+        async with opening(redis_server.url) as link, opening(redis_server.url, IDLE_TIMEOUT_SECONDS) as subscriber:
             await subscriber.subscribe("news")
-            with anyio.move_on_after(0.3):
+            with anyio.move_on_after(1.2 * IDLE_TIMEOUT_SECONDS):
                 await subscriber.messages()
             await link.execute("PUBLISH", "news", "x")
             return await subscriber.messages()
@@ -125,9 +127,9 @@ def tls_server(request: pytest.FixtureRequest, certificates: Certificates) -> It
 
 async def test_tls(tls_server: RedisServer, certificates: Certificates) -> None:
     url = f"rediss://localhost:{tls_server.tls_port}/1?ssl_ca_certs={certificates.authority}"
-    async with opening(url) as link, opening(url, 0.2) as subscriber:
+    async with opening(url) as link, opening(url, IDLE_TIMEOUT_SECONDS) as subscriber:
         await subscriber.subscribe("news")
-        with anyio.move_on_after(0.3):
+        with anyio.move_on_after(1.2 * IDLE_TIMEOUT_SECONDS):
             await subscriber.messages()
         await link.execute("PUBLISH", "news", b"x" * 100_000)
         assert await subscriber.messages() == [(b"news", b"x" * 100_000)]
@@ -272,7 +274,8 @@ async def test_a_port_that_hangs_up() -> None:
 
 
 async def test_no_reply_in_time(redis_server: RedisServer) -> None:
-    async with opening(redis_server.url, 0.2) as link:
+    async with opening(redis_server.url) as link:
+        link.timeout_seconds = 0.2
         with redis_server.paused(), pytest.raises(RedisLost, match=r"within 0\.2 s"):
             await link.execute("PING")
         with pytest.raises(RedisLost, match="cut short"):
@@ -280,7 +283,8 @@ async def test_no_reply_in_time(redis_server: RedisServer) -> None:
 
 
 async def test_no_room_for_a_command_in_time(redis_server: RedisServer) -> None:
-    async with opening(redis_server.url, 0.2) as link:
+    async with opening(redis_server.url) as link:
+        link.timeout_seconds = 0.2
         with redis_server.paused(), pytest.raises(RedisLost, match="took no data"):
             await link.execute("SET", "large", bytes(30_000_000))
 
@@ -302,7 +306,7 @@ async def test_a_server_that_goes(binary: Binary) -> None:
             server.kill()
             with pytest.raises(RedisLost, match=str(server.port)):
                 await link.execute("PING")
-            with pytest.raises(RedisLost, match=str(server.port)), trio.fail_after(TIMEOUT_SECONDS):
+            with pytest.raises(RedisLost, match=f"{server.port} (closed|failed)"), trio.fail_after(30):
                 await subscriber.messages()
 
 
@@ -340,34 +344,35 @@ async def test_cancelling_messages_loses_none(redis_server: RedisServer) -> None
 
 
 async def test_an_idle_subscriber_stays(redis_server: RedisServer) -> None:
-    async with opening(redis_server.url) as link, opening(redis_server.url, 0.1) as subscriber:
+    async with opening(redis_server.url) as link, opening(redis_server.url, IDLE_TIMEOUT_SECONDS) as subscriber:
         await subscriber.subscribe("news")
-        with trio.move_on_after(0.4):
+        with trio.move_on_after(1.5 * IDLE_TIMEOUT_SECONDS):
             await subscriber.messages()
         await link.execute("PUBLISH", "news", "still here")
         assert await subscriber.messages() == [(b"news", b"still here")]
 
 
 async def test_a_silent_server_is_lost_in_time(redis_server: RedisServer) -> None:
-    async with opening(redis_server.url, 0.4) as subscriber:
+    async with opening(redis_server.url) as subscriber:
+        subscriber.timeout_seconds = 0.4
+        start = trio.current_time()
         await subscriber.subscribe("news")
         with redis_server.paused():
-            start = trio.current_time()
             with pytest.raises(RedisLost, match=r"silent for 0\.4 s"):
                 await subscriber.messages()
-            assert 0.35 < trio.current_time() - start < 5
+            assert 0.35 < trio.current_time() - start < TIMEOUT_SECONDS
 
 
 async def test_a_pause_of_this_process_is_no_silence(redis_server: RedisServer) -> None:
-    async with opening(redis_server.url, 0.2) as subscriber:
+    async with opening(redis_server.url, 1.0) as subscriber:
         await subscriber.subscribe("news")
-        with trio.move_on_after(0.1):
+        with trio.move_on_after(0.5):
             await subscriber.messages()
         for _ in range(3):
-            time.sleep(0.3)  # noqa: ASYNC251
+            time.sleep(1.1)  # noqa: ASYNC251
             with trio.move_on_after(0.02):
                 await subscriber.messages()
-        with trio.move_on_after(0.3):
+        with trio.move_on_after(1.1):
             await subscriber.messages()
 
 

@@ -80,9 +80,14 @@ async def probed(listening: ListenSession, times: int) -> None:
     """Receive, which brings nothing, until own probes have come back so often."""
     for _ in range(times):
         before = listening.round_trip_seconds
-        while listening.round_trip_seconds == before:
-            with trio.move_on_after(0.01):
-                await listening.receive()
+        await receiving_until(listening, lambda: listening.round_trip_seconds != before)  # noqa: B023
+
+
+async def receiving_until(listening: ListenSession, condition: Callable[[], bool]) -> None:
+    """Receive, which brings nothing, until this holds."""
+    while not condition():
+        with trio.move_on_after(0.01):
+            await listening.receive()
 
 
 async def until(condition: Callable[[], bool]) -> None:
