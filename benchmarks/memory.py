@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory [--clients 1000 10000] [--rounds 3] [--only TEXT …] [--no-peers]
 
-Memory is that of the server's processes (PSS: what they share is counted in parts), before and after so many clients
-have connected, and again when each has had 20 events of one transaction. Every system is started anew for every
-number: memory that a process once had it may keep. The kernel keeps something for every connection too; what its slabs
-grow by is named beside, for both ends.
+Memory is that of the server's processes (PSS: what they share is counted in parts; pages of files are left out), before
+and after so many clients have connected, and again when each has had 20 events of one transaction. Every system is
+started anew for every number: memory that a process once had it may keep. The kernel keeps something for every
+connection too; what its slabs grow by is named beside, for both ends.
 """
 
 import contextlib

@@ -9,6 +9,8 @@ from benchmarks.lib.failure import BenchmarkFailed
 
 _CPUCLOCK_SCHED = 2
 """Every process has a clock of what its threads have used: clock_getcpuclockid(3), in nanoseconds."""
+_OWN_PAGES = ("Pss_Anon:", "Pss_Shmem:")
+"""Of /proc/PID/smaps_rollup: proc(5)."""
 
 
 def tree(pid: int) -> list[int]:
@@ -32,7 +34,8 @@ def processor_seconds(pids: Iterable[int]) -> float:
 def memory_bytes(pids: Iterable[int]) -> int:
     """Memory that these processes hold, shared pages divided by those who share (PSS), without the kernel's.
 
-    Raises BenchmarkFailed where one has ended.
+    Pages of files do not count: how they are divided changes with whatever else starts or ends on the machine. Raises
+    BenchmarkFailed where one of the processes has ended.
     """
     total = 0
     for pid in pids:
@@ -40,5 +43,5 @@ def memory_bytes(pids: Iterable[int]) -> int:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except (FileNotFoundError, ProcessLookupError):
             raise BenchmarkFailed(f"a process of the server ended ({pid})") from None
-        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(_OWN_PAGES))
     return total
