@@ -1,7 +1,6 @@
 """What all checks share: the deployment, clients that others wrote, and the rule that nothing is skipped locally."""
 
 import os
-import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from conformance.lib.local import local_deployment
 from conformance.lib.processes import Nursery, nursery
 from conformance.lib.story import Journey, Traveller
 from conformance.lib.tools import writing
+from tests.support.programs import lacking, npm_packages
 
 BROWSER_ARGUMENTS = (
     "--no-sandbox",
@@ -59,8 +59,9 @@ def pytest_runtest_makereport(
     report = yield
     report.promise = " ".join((item.function.__doc__ or "").split())  # type: ignore[attr-defined]
     if report.skipped and not hasattr(report, "wasxfail") and given() is None:
+        why = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"a check that was skipped, though the servers were started here: {report.longrepr}"
+        report.longrepr = f"not checked, though the servers were started here: {why}"
     return report
 
 
@@ -100,29 +101,23 @@ def run() -> str:
 
 
 @pytest.fixture(scope="session")
-def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `ws` from npm."""
-    if which("npm") is None or which("node") is None:
-        pytest.skip("node and npm are not installed")
-    directory = tmp_path_factory.mktemp("node")
-    command = ["npm", "install", "--no-save", "--no-package-lock", "--no-audit", "--no-fund", "ws@8"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        pytest.skip(f"npm cannot install ws: {done.stderr}")
-    return directory
+def node_modules(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Where `ws` from npm is."""
+    return npm_packages(tmp_path_factory, worker_id, "ws@8")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium without a window: the installed one, else Playwright's own."""
+    path = os.environ.get("CONFORMANCE_BROWSER") or which("chromium") or which("google-chrome")
+    started, failed = None, ""
     with sync_playwright() as playwright:
         try:
-            started = playwright.chromium.launch(
-                executable_path=os.environ.get("CONFORMANCE_BROWSER") or which("chromium") or which("google-chrome"),
-                args=list(BROWSER_ARGUMENTS),
-            )
+            started = playwright.chromium.launch(executable_path=path, args=list(BROWSER_ARGUMENTS))
         except Error as error:
-            pytest.skip(f"no Chromium can be started: {error}")
+            failed = str(error).strip().partition("\n")[0]
+        if started is None:
+            lacking(f"no Chromium can be started; apt-get install chromium, or set CONFORMANCE_BROWSER: {failed}")
         yield started
         started.close()
 

@@ -1,6 +1,7 @@
 """The client for JavaScript that the bridge serves: public, and one stream whatever happens to its connection."""
 
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ def in_node(node_modules: Path, url: str, options: dict[str, object]) -> Iterato
         ["node", str(SCRIPT), url, json.dumps(options)],
         stdout=subprocess.PIPE,
         text=True,
-        env={"CONFORMANCE_NODE_MODULES": str(node_modules), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+        env={"CONFORMANCE_NODE_MODULES": str(node_modules), "PATH": os.environ["PATH"]},
     )
     assert process.stdout is not None
     lines: list[str] = []

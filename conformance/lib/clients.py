@@ -1,6 +1,7 @@
 """WebSocket clients that others wrote, behind one face: Python's `websockets`, Node's `ws`, a browser's own."""
 
 import json
+import os
 import queue
 import socket
 import ssl
@@ -181,7 +182,7 @@ class NodeClient(WebSocketClient):
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env={"CONFORMANCE_NODE_MODULES": str(node_modules), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+            env={"CONFORMANCE_NODE_MODULES": str(node_modules), "PATH": os.environ["PATH"]},
         )
         self._events: queue.Queue[Any] = queue.Queue()
         self._thread = threading.Thread(target=self._read, daemon=True)

@@ -5,26 +5,16 @@ import io
 import json
 import os
 import queue
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 from conformance.lib.wait import wait_for
+from tests.support.programs import found
 
 SECONDS = 30.0
-
-
-def found(program: str) -> str:
-    """The path of a program; where it is missing, what needs it is skipped."""
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"{program} is not installed")
-    return path
 
 
 def quoted(text: str) -> str:

@@ -11,8 +11,8 @@ CLIENT = ROOT / "bridge" / "server" / "page" / "client.js"
 TESTS = Path(__file__).parent / "client.test.mjs"
 
 
-def test_all_that_needs_no_network() -> None:
-    command = ["node", "--test", "--test-reporter=tap", str(TESTS)]
+def test_all_that_needs_no_network(node: str) -> None:
+    command = [node, "--test", "--test-reporter=tap", str(TESTS)]
     done = subprocess.run(
         command, env=os.environ | {"CLIENT": str(CLIENT)}, capture_output=True, text=True, timeout=120, check=False
     )

@@ -1,10 +1,5 @@
-"""Fixtures of the tests of the page.
+"""Fixtures of the tests of the page."""
 
-Where there is no Chromium, what runs in it is left out; with BRIDGE_TEST_SERVERS=all that is a failure.
-"""
-
-import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -12,9 +7,6 @@ import pytest
 from tests.support.browser import browser as browser
 from tests.support.process import BridgeProcess
 from tests.support.process import bridge as running_bridge
-
-if shutil.which("chromium") is None and os.environ.get("BRIDGE_TEST_SERVERS") != "all":
-    collect_ignore = ["test_failover.py", "test_operator.py", "test_stream.py", "test_subscription.py"]
 
 
 @pytest.fixture(scope="module")

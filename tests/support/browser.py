@@ -5,7 +5,6 @@ the thread of its tests, so tests that use it are plain functions, and what they
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tests.support.process import BridgeProcess, wait_until
+from tests.support.programs import found
 
 WAIT_MILLISECONDS = 60_000
 DESKTOP: Mapping[str, Any] = {"viewport": {"width": 1200, "height": 800}}
@@ -34,9 +34,7 @@ _ARGUMENTS = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One Chromium for the tests of a module."""
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.fail("chromium is not installed, and the page is tested in it: apt-get install chromium", pytrace=False)
+    path = found("chromium")
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=[*_ARGUMENTS, *as_root])
