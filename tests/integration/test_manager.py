@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import itertools
-import os
 import re
 import signal
 import textwrap
@@ -28,6 +27,8 @@ from tests.support.fleet import postgres as postgres
 from tests.support.fleet import redis as redis
 from tests.support.fleet import servers as servers
 from tests.support.loops import LOOPS, Loop, run_on
+from tests.support.terminated import heard as heard
+from tests.support.terminated import sent_away, terminate
 
 numbers = itertools.count(1)
 ASYNCIO: tuple[Loop, ...] = ("asyncio", "uvloop")
@@ -217,30 +218,18 @@ def test_a_startup_that_is_cancelled_while_it_opens_says_so(loop: Loop, db_url: 
     run_on(loop, main)
 
 
-@pytest.fixture
-def heard() -> Iterator[list[int]]:
-    """The signals that the server's own handler got."""
-    numbers: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: numbers.append(number))
-    yield numbers
-    signal.signal(signal.SIGTERM, before)
-
-
 def without_servers(monkeypatch: pytest.MonkeyPatch) -> MatchDataWebSocketManager:
     monkeypatch.setattr(managing, "STARTUP_SECONDS", 0.0)
     return MatchDataWebSocketManager(db_url="postgresql://postgres@127.0.0.1:1/db")
 
 
 async def end_by_signal(manager: MatchDataWebSocketManager, heard: list[int]) -> None:
-    """Servers wait for their clients before they let an application end anything."""
+    """By a signal, while clients are there whose subscriptions wait for a database."""
     app = application(manager)
     async with socket(app, "/ws/match/7/stats") as client, stream(app, "/all/sse") as events:
         await client.until(lambda: client.accepted)
         await events.body_holds("retry: ")
-        os.kill(os.getpid(), signal.SIGTERM)
-        await client.ended()
-        await events.ended()
-        assert (client.close_code, events.whole, heard) == (1001, True, [signal.SIGTERM])
+        await sent_away(client, events, heard)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -275,7 +264,7 @@ def test_a_signal_sends_clients_away_after_startup_too(
 
     run_on(loop, main)
     heard.clear()
-    os.kill(os.getpid(), signal.SIGTERM)
+    terminate()
     assert heard == [signal.SIGTERM]
     if beside != "longer":
         assert signal.getsignal(signal.SIGTERM) is handler

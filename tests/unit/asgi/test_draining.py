@@ -1,9 +1,7 @@
 """The end of a server: signals are taken note of, and still do what they did."""
 
-import os
 import signal
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -17,17 +15,10 @@ from starlette.responses import Response
 from bridge.asgi import draining, lifespan, routes
 from tests.support.asgi import hand_fed, socket, stream
 from tests.support.loops import LOOPS, Loop, run_on
+from tests.support.terminated import heard as heard
+from tests.support.terminated import sent_away, terminate
 
 pytestmark = pytest.mark.parametrize("loop", LOOPS)
-
-
-@pytest.fixture
-def heard() -> Iterator[list[int]]:
-    """The signals that the server's own handler got."""
-    numbers: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: numbers.append(number))
-    yield numbers
-    signal.signal(signal.SIGTERM, before)
 
 
 def test_a_signal_sends_clients_away_and_goes_on_to_the_server(loop: Loop, heard: list[int]) -> None:
@@ -39,12 +30,7 @@ def test_a_signal_sends_clients_away_and_goes_on_to_the_server(loop: Loop, heard
                 async with socket(app) as client, stream(app) as events:
                     await client.heard(1)
                     await events.body_holds("subscribed")
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    await client.ended()
-                    await events.ended()
-                    assert client.close_code == 1001
-                    assert events.whole
-                    assert heard == [signal.SIGTERM]
+                    await sent_away(client, events, heard)
             assert signal.getsignal(signal.SIGTERM) is handler
 
     run_on(loop, main)
@@ -60,7 +46,7 @@ def test_notes_may_be_taken_off_in_any_order(loop: Loop, heard: list[int]) -> No
             second.__exit__(None, None, None)
 
     run_on(loop, main)
-    os.kill(os.getpid(), signal.SIGTERM)  # the loop is closed
+    terminate()  # the loop is closed
     assert heard == [signal.SIGTERM]
 
 
