@@ -68,6 +68,10 @@ class Peer:
         """All messages through the event with this number."""
         return await self.read(lambda messages: number in numbers(messages))
 
+    async def read_kind(self, kind: str, count: int = 1) -> list[Message]:
+        """All messages, once so many of this kind are among them."""
+        return await self.read(lambda messages: kinds(messages).count(kind) >= count)
+
     async def pong(self) -> list[Message]:
         """All messages until now: an answer is put behind them, and waited for."""
         self.client.put(events_pong(self.client.protocol))
