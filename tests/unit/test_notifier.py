@@ -108,12 +108,12 @@ def event(number: int, channel: str = "a") -> Notification:
 Main = Callable[[], Coroutine[Any, Any, object]]
 
 
-async def beside(loop: Main, main: Main) -> None:
-    """Run the loop until `main` has ended."""
+async def listen(service: RedisNotifierService, meanwhile: Main = anyio.wait_all_tasks_blocked) -> None:
+    """Run its loop until this has ended: else until there is nothing more to do."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(loop)
+        tasks.start_soon(service.listen_loop)
         await anyio.wait_all_tasks_blocked()
-        await main()
+        await meanwhile()
         tasks.cancel_scope.cancel()
 
 
@@ -143,7 +143,7 @@ def test_callbacks_are_called_in_order_each_with_a_payload_of_its_own(
             feed.say(event(4))
             await anyio.wait_all_tasks_blocked()
 
-        await beside(service.listen_loop, look)
+        await listen(service, look)
 
     run_on(loop, main)
     assert called[0] == (1, "a", {"n": [1, "spoilt"]})
@@ -168,7 +168,7 @@ def test_a_callback_that_fails_stops_nothing(
             service.register_callback("a", callback)
         service.register_gap_callback(lambda _: fail("", 0))
         feed.events = [event(1), Gap("1-1", "1-2", "failover"), event(2)]
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service)
 
     run_on(loop, main)
     assert called == [1, 2]
@@ -188,9 +188,9 @@ def test_a_final_gap_is_told_or_a_warning(
 
     async def main() -> None:
         feed.events = [Gap("1-0", "1-1", "failover", pending=True), Filled("1-0", "1-1"), final]
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service)
         service.register_gap_callback(tell)
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service)
 
     run_on(loop, main)
     (warning,) = caplog.messages
@@ -211,9 +211,9 @@ def test_the_loop_goes_on_where_its_callbacks_were(loop: Loop, feed: FakeFeed, s
         nonlocal stuck
         service.register_callback("a", stall)
         feed.events = [event(1), event(2), event(3)]
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service)
         stuck = False
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service)
 
     run_on(loop, main)
     assert called == [1, 2, 2, 3]
@@ -229,10 +229,10 @@ def test_the_loop_goes_on_where_a_quiet_stream_stood(loop: Loop, feed: FakeFeed,
 
     async def main() -> None:
         feed.events = [event(1)]
-        await beside(service.listen_loop, partial(position_is_told, "1-7"))
+        await listen(service, partial(position_is_told, "1-7"))
         service.register_callback("a", lambda *_: anyio.sleep_forever())
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service)
+        await listen(service)
 
     run_on(loop, main)
     assert [after for _, after in feed.asked] == [None, "1-7", "1-7"]
@@ -261,7 +261,7 @@ def test_subscribe_waits_for_a_log_that_was_emptied(
 
     async def main() -> None:
         await service.subscribe("a")
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service)
 
     run_on(loop, main)
     assert feed.asked == [((), "1-9")]
@@ -290,7 +290,7 @@ def test_subscribe_looks_twice_where_the_log_ends(
 
     async def main() -> None:
         await service.subscribe("a")
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service)
 
     run_on(loop, main)
     assert feed.asked == [((), f"1-{end}")]
@@ -315,7 +315,7 @@ def test_subscribe_without_any_log_begins_with_a_gap(
 
     async def main() -> None:
         await service.subscribe()
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service)
 
     run_on(loop, main)
     assert feed.asked == [((), "")]
@@ -343,8 +343,8 @@ def test_subscribe_while_the_loop_runs_changes_what_it_brings(
             feed.say(event(5, "b"), event(6))
             await anyio.wait_all_tasks_blocked()
 
-        await beside(service.listen_loop, look)
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service, look)
+        await listen(service)
 
     run_on(loop, main)
     assert called == [("a", 1), ("b", 3), ("a", 4), ("b", 5)]
@@ -370,8 +370,8 @@ def test_subscribe_while_the_loop_waits_for_a_source(
             feed.say(event(4), event(5, "b"))
             await anyio.wait_all_tasks_blocked()
 
-        await beside(service.listen_loop, look)
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service, look)
+        await listen(service)
 
     run_on(loop, main)
     assert called == [4]
@@ -384,8 +384,8 @@ def test_a_subscription_that_the_loop_never_begins_is_kept_for_the_next_one(
     Tails(monkeypatch, Position(1, 3))
 
     async def main() -> None:
-        await beside(service.listen_loop, service.subscribe)
-        await beside(service.listen_loop, anyio.wait_all_tasks_blocked)
+        await listen(service, service.subscribe)
+        await listen(service)
 
     run_on(loop, main)
     assert [after for _, after in feed.asked] == [None, "1-3"]
@@ -402,7 +402,7 @@ def test_close_waits_for_the_callback_that_runs(loop: Loop, feed: FakeFeed, serv
             await finish.wait()
             story.append("callback")
 
-        async def listen() -> None:
+        async def run() -> None:
             await service.listen_loop()
             story.append("loop")
 
@@ -413,7 +413,7 @@ def test_close_waits_for_the_callback_that_runs(loop: Loop, feed: FakeFeed, serv
         service.register_callback("a", slow)
         feed.events = [event(1), event(2)]
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(listen)
+            tasks.start_soon(run)
             await begun.wait()
             tasks.start_soon(close)
             tasks.start_soon(service.disconnect)
@@ -547,7 +547,7 @@ def test_there_is_one_loop_at_a_time(loop: Loop, feed: FakeFeed, service: RedisN
 
     async def main() -> None:
         assert service.mode == "none"
-        await beside(service.listen_loop, look)
+        await listen(service, look)
         assert service.mode == "none"
 
     run_on(loop, main)
