@@ -26,12 +26,12 @@ from tests.support.workers import settings as settings
 
 
 def test_all_workers_drain_together(stack: Stack, settings: dict[str, str]) -> None:
-    with pod(settings | {"BRIDGE_DRAIN_SECONDS": "2"}) as running, clients(running.running, 20) as connected:
+    with pod(settings | {"BRIDGE_DRAIN_SECONDS": "8"}) as running, clients(running.running, 20) as connected:
         process = running.running
         started = time.monotonic()
         process.process.send_signal(signal.SIGTERM)
         wait_until(lambda: process.get("/ready")[0] == 503, lambda: "still ready")
-        assert process.status()["draining"] is True
+        wait_until(lambda: process.status()["draining"] is True, lambda: "it does not say so")
         with pytest.raises(InvalidStatus) as refused:
             websockets.sync.client.connect(process.url.replace("http", "ws", 1) + "/ws", proxy=None)
         assert refused.value.response.status_code == 503
@@ -39,7 +39,7 @@ def test_all_workers_drain_together(stack: Stack, settings: dict[str, str]) -> N
         send(stack, '"still here"')
         heard = [client for client in connected[-3:] if not closed(client)]
         assert process.process.wait(60) == 0
-        assert 1.8 < time.monotonic() - started < 15
+        assert 7 < time.monotonic() - started < 50
         wait_until(lambda: all(map(closed, connected)), lambda: "somebody was not told")
         assert [client.close_code for client in connected] == [1001] * 20
         assert all(client.next()["payload"] == "still here" for client in heard)
@@ -54,7 +54,7 @@ def test_a_second_signal_ends_all_at_once(settings: dict[str, str]) -> None:
         wait_until(lambda: process.get("/ready")[0] == 503, lambda: "still ready")
         started = time.monotonic()
         assert process.end() == 0
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 50
         wait_until(lambda: all(map(closed, connected)), lambda: "somebody was not told")
         assert not any(map(runs, pids))
 
@@ -111,7 +111,7 @@ def test_a_stopped_child_does_not_stop_the_end(settings: dict[str, str]) -> None
         running.running.process.send_signal(signal.SIGTERM)
         running.running.process.send_signal(signal.SIGTERM)
         assert running.running.process.wait(60) == 0
-        assert time.monotonic() - started < 25
+        assert time.monotonic() - started < 50
         assert not runs(pid)
 
 
@@ -129,8 +129,8 @@ def test_nobody_is_left_behind_where_the_supervisor_is_killed(
         assert [path.name for path in short_path.glob("notify-bridge-*/*")] == ["listener.sock"]
         pids = running.pids()
         running.running.process.kill()
-        wait_until(lambda: all(map(closed, connected)), lambda: "somebody was not told", 10)
+        wait_until(lambda: all(map(closed, connected)), lambda: "somebody was not told")
         assert {client.close_code for client in connected} == {1001}
-        wait_until(lambda: not any(map(runs, pids)), lambda: f"{[*filter(runs, pids)]} still run", 10)
+        wait_until(lambda: not any(map(runs, pids)), lambda: f"{[*filter(runs, pids)]} still run")
     wait_until(lambda: not sessions(stack), lambda: "a session is left")
     assert not list(short_path.iterdir())

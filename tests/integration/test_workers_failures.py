@@ -42,7 +42,7 @@ def test_a_killed_worker_is_replaced_and_its_clients_go_on_elsewhere(stack: Stac
         for _ in lost:
             with process.client(f"/ws?after={ids[0]}") as again:
                 assert again.next()["payload"] == 1
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 50
         running.wait_for_successor("worker 1", pid)
         assert re.search(r"ERROR +worker 1 \(pid \d+\) was ended by SIGKILL; it is started again", process.log())
         assert [one["restarts"] for one in running.workers()] == [1, 0]

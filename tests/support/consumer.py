@@ -68,7 +68,7 @@ class Consumer:
         wait_until(lambda: self.subscribed, lambda: f"{self} never subscribed")
         return self
 
-    def wait_for(self, number: int, seconds: float = 20.0) -> None:
+    def wait_for(self, number: int, seconds: float = 60.0) -> None:
         """Wait until it has this number, whatever else."""
         wait_until(lambda: number in self.numbers[-1000:], lambda: f"{self} never got {number}", seconds)
 

@@ -25,7 +25,7 @@ from tests.support.traffic import Reader, Writer, all_committed, clients, longes
 RETRY_SECONDS = 1.0
 REDIS_TIMEOUT_SECONDS = 1.0
 HEARTBEAT_TIMEOUT_SECONDS = 2.0
-SETTLE_SECONDS = 30.0
+SETTLE_SECONDS = 60.0
 STRAY_SECONDS = 0.3
 """How long to go on listening after all have all: for what comes a second time."""
 
@@ -66,7 +66,7 @@ class Fleet:
                 process.wait_until_listening()
         self.wait_until_healthy()
 
-    def wait_until_healthy(self, seconds: float = 15.0) -> None:
+    def wait_until_healthy(self, seconds: float = 60.0) -> None:
         """Wait until every process says that all is well, in the mode that was set."""
 
         def unwell() -> dict[str, object]:
@@ -99,7 +99,7 @@ class Fleet:
     def names(self) -> list[str]:
         return [name for name, _ in self.sessions()]
 
-    def wait_for_sessions(self, *names: str, seconds: float = 15.0) -> float:
+    def wait_for_sessions(self, *names: str, seconds: float = 60.0) -> float:
         """Wait until exactly these sessions are there; when that was."""
         expected = sorted(names)
         wait_until(lambda: self.names() == expected, lambda: f"{self.names()} listen, not {expected}", seconds)

@@ -37,7 +37,7 @@ class PodProcess:
         os.kill(pid, signal.SIGKILL)
         return pid
 
-    def wait_for_successor(self, name: str, pid: int, seconds: float = 20.0) -> dict[str, Any]:
+    def wait_for_successor(self, name: str, pid: int, seconds: float = 60.0) -> dict[str, Any]:
         """Wait until another process than this one does the work of that name, and says that all is well."""
         found: dict[str, Any] = {}
 
@@ -56,7 +56,7 @@ class PodProcess:
         except (OSError, json.JSONDecodeError):
             return []
 
-    def wait_until_well(self, seconds: float = 20.0) -> "PodProcess":
+    def wait_until_well(self, seconds: float = 60.0) -> "PodProcess":
         """Wait until every process says that all is well."""
 
         def well() -> bool:

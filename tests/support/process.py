@@ -20,7 +20,7 @@ import websockets.sync.client
 from websockets.sync.connection import Connection
 
 START_SECONDS = 60.0
-END_SECONDS = 30.0
+END_SECONDS = 60.0
 
 
 def clean_environment(settings: dict[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What tests of `--workers` share: settings, crowds of clients, and numbers."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
@@ -9,8 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.fleet import Traffic
-from tests.support.pod_process import PodProcess
-from tests.support.process import BridgeProcess, JsonClient
+from tests.support.process import BridgeProcess, JsonClient, wait_until
 from tests.support.stack import Stack
 from tests.support.traffic import Writer
 from tests.support.traffic import clients as listening_clients
@@ -51,8 +50,28 @@ def send(stack: Stack, payload: str, channel: str = "match_change") -> None:
 
 @contextmanager
 def clients(running: BridgeProcess, count: int) -> Iterator[list[JsonClient]]:
+    """So many clients of a pod, of whom every worker has some.
+
+    A worker that gets no processor for some milliseconds has no turn; then one client leaves, and another one comes.
+    """
     with ExitStack() as all_of_them:
-        yield [all_of_them.enter_context(running.client()) for _ in range(count)]
+        made: list[JsonClient] = []
+        counts: list[int] = []
+
+        def spread() -> bool:
+            if len(made) == count:
+                made.pop(0).connection.close()
+            while len(made) < count:
+                made.append(all_of_them.enter_context(running.client()))
+            wait_until(counted, lambda: f"{counts} clients, and not {count}")
+            return all(counts)
+
+        def counted() -> bool:
+            counts[:] = [one["clients"] for one in running.status()["processes"] if one["role"] == "worker"]
+            return sum(counts) == count
+
+        wait_until(spread, lambda: f"one worker takes them all: {counts}")
+        yield made
 
 
 @contextmanager
@@ -90,13 +109,6 @@ def traffic(stack: Stack, running: BridgeProcess, count: int = 4) -> Iterator[Tr
             writer.stop()
 
 
-def spread(running: PodProcess) -> int:
-    """How many clients there are; fails unless every worker has some."""
-    counts = [one["clients"] for one in running.workers()]
-    assert all(counts), counts
-    return sum(counts)
-
-
 def metrics(running: BridgeProcess) -> dict[str, float]:
     """Series by name and labels, as the text shows them."""
     text = running.get("/metrics")[1].decode()
@@ -105,6 +117,19 @@ def metrics(running: BridgeProcess) -> dict[str, float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def measured(running: BridgeProcess, condition: Callable[[dict[str, float]], object]) -> dict[str, float]:
+    """Metrics of which this holds: a process that did not answer in time is there with what it said before."""
+    found: dict[str, float] = {}
+
+    def holds() -> object:
+        found.clear()
+        found.update(metrics(running))
+        return condition(found)
+
+    wait_until(holds, lambda: f"it stays at {found}")
+    return found
 
 
 def closed(client: JsonClient) -> bool:
