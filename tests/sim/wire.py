@@ -57,29 +57,13 @@ class Path:
             self._agenda.at(self._released_at, act, *arguments)
 
 
-class Wire(ByteStream):
-    """The client's end. `on_bytes` is called where the server receives, `on_close` where it sees the end."""
+class Receiver(ByteStream):
+    """What either end does with what has arrived: hold it until it is read, and then say how it ended."""
 
-    def __init__(self, path: Path) -> None:
-        self.on_bytes: Callable[[bytes], None] = _ignore
-        self.on_close: Callable[[], None] = _ignore
-        self.silent = False
-        self.closed = False
-        """Whether either end has closed it, or it was cut."""
-        self._path = path
-        self._gone = False
-        """Whether the server has seen its end."""
-        self._there_at = self._here_at = -math.inf
+    def __init__(self) -> None:
         self._arrived = bytearray()
         self._end: BaseException | None = None
         self._news = anyio.Event()
-
-    async def send(self, item: bytes) -> None:
-        await anyio.lowlevel.checkpoint()
-        if self._end is not None or self.closed:
-            raise anyio.BrokenResourceError
-        if not self.silent:
-            self._there_at = self._path.carry(self._there_at, self._reach_server, bytes(item))
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -96,6 +80,39 @@ class Wire(ByteStream):
 
     async def send_eof(self) -> None:
         raise NotImplementedError
+
+    def _arrive(self, data: bytes) -> None:
+        self._arrived += data
+        self._news.set()
+
+    def _finish(self, end: BaseException) -> None:
+        """Nothing more arrives; the first reason counts."""
+        if self._end is None:
+            self._end = end
+            self._news.set()
+
+
+class Wire(Receiver):
+    """The client's end. `on_bytes` is called where the server receives, `on_close` where it sees the end."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.on_bytes: Callable[[bytes], None] = _ignore
+        self.on_close: Callable[[], None] = _ignore
+        self.silent = False
+        self.closed = False
+        """Whether either end has closed it, or it was cut."""
+        self._path = path
+        self._gone = False
+        """Whether the server has seen its end."""
+        self._there_at = self._here_at = -math.inf
+
+    async def send(self, item: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self._end is not None or self.closed:
+            raise anyio.BrokenResourceError
+        if not self.silent:
+            self._there_at = self._path.carry(self._there_at, self._reach_server, bytes(item))
 
     async def aclose(self) -> None:
         self.close()
@@ -137,47 +154,27 @@ class Wire(ByteStream):
 
     def _reach_client(self, data: bytes) -> None:
         if not (self.closed or self.silent):
-            self._arrived += data
-            self._news.set()
+            self._arrive(data)
 
     def _fail(self, end: BaseException) -> None:
-        if self._end is None and not (self.silent and isinstance(end, anyio.EndOfStream)):
-            self._end = end
-            self._news.set()
+        if not (self.silent and isinstance(end, anyio.EndOfStream)):
+            self._finish(end)
 
 
-class ServerEnd(ByteStream):
+class ServerEnd(Receiver):
     """The other end of a wire, for a server that is a process of the simulation."""
 
     def __init__(self, wire: Wire) -> None:
+        super().__init__()
         self._wire = wire
-        self._arrived = bytearray()
-        self._ended = False
-        self._news = anyio.Event()
-        wire.on_bytes = self._reach
-        wire.on_close = self._end
+        wire.on_bytes = self._arrive
+        wire.on_close = self._over
 
     async def send(self, item: bytes) -> None:
         await anyio.lowlevel.checkpoint()
-        if self._ended:
+        if self._end is not None:
             raise anyio.BrokenResourceError
         self._wire.answer(bytes(item))
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        while not self._arrived:
-            if self._ended:
-                await anyio.lowlevel.cancel_shielded_checkpoint()
-                raise anyio.EndOfStream
-            self._news = anyio.Event()
-            await self._news.wait()
-        await anyio.lowlevel.cancel_shielded_checkpoint()
-        data = bytes(self._arrived[:max_bytes])
-        del self._arrived[:max_bytes]
-        return data
-
-    async def send_eof(self) -> None:
-        raise NotImplementedError
 
     async def aclose(self) -> None:
         self.abandon()
@@ -185,16 +182,11 @@ class ServerEnd(ByteStream):
 
     def abandon(self) -> None:
         """The server closes it, or its process dies: what it has sent arrives, and then the end."""
-        self._end()
+        self._over()
         self._wire.hang_up()
 
-    def _reach(self, data: bytes) -> None:
-        self._arrived += data
-        self._news.set()
-
-    def _end(self) -> None:
-        self._ended = True
-        self._news.set()
+    def _over(self) -> None:
+        self._finish(anyio.EndOfStream())
 
 
 def _ignore(*_: object) -> None: ...

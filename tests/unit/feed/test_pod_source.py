@@ -143,6 +143,19 @@ async def until(condition: "object", seconds: float = 30.0) -> None:
             await trio.sleep(0.01)
 
 
+async def fed(world: World) -> None:
+    """The listener's process starts, and the worker is fed by it."""
+    world.serve()
+    await until(lambda: FeedState("direct") in world.states)
+
+
+async def own_session(world: World) -> OwnSession:
+    """The worker's own session, once it has one."""
+    await until(lambda: world.own is not None)
+    assert world.own is not None
+    return world.own
+
+
 async def test_it_begins_where_the_session_does_and_follows(path: Path, autojump_clock: trio.testing.MockClock) -> None:
     world = World(path, beside_log=False)
     world.pod.open(T1)
@@ -190,8 +203,7 @@ async def test_beside_the_log_an_unrelated_tape_begins_at_its_end(
     world.delivery.begin(Position(LOG, 12))
     world.delivery.open_beside()
     async with running(world):
-        world.serve()
-        await until(lambda: FeedState("direct") in world.states)
+        await fed(world)
         world.pod.hear(4)
         await until(lambda: world.payloads == [4])
         world.kill()
@@ -205,8 +217,7 @@ async def test_a_short_absence_is_not_noticed(path: Path, autojump_clock: trio.t
     world = World(path, beside_log=False)
     world.pod.open(T1)
     async with running(world):
-        world.serve()
-        await until(lambda: FeedState("direct") in world.states)
+        await fed(world)
         world.delivered.clear()
         world.kill()
         world.pod.hear(1, 2)
@@ -225,18 +236,15 @@ async def test_the_own_session_is_the_last_resort_and_its_hole_is_filled(
     world = World(path, beside_log=False)
     world.pod.open(T1)
     async with running(world):
-        world.serve()
-        await until(lambda: FeedState("direct") in world.states)
+        await fed(world)
         world.pod.hear(1)
         await until(lambda: world.payloads == [1])
         world.delivered.clear()
         world.kill()
         killed = trio.current_time()
         world.pod.hear(2)
-        await until(lambda: world.own is not None)
+        own = await own_session(world)
         assert PATIENCE_SECONDS - 0.6 < trio.current_time() - killed < PATIENCE_SECONDS + 0.5
-        assert world.own is not None
-        own = world.own
         world.pod.hear_marker(OWN)
         own.hear(3, 4)
         world.pod.hear(3, 4)
@@ -280,13 +288,10 @@ async def test_another_process_is_joined_beside_the_own_session_once_both_are_re
     world = World(path, beside_log=False)
     world.pod.open(T1)
     async with running(world):
-        world.serve()
-        await until(lambda: FeedState("direct") in world.states)
+        await fed(world)
         world.delivered.clear()
         world.kill()
-        await until(lambda: world.own is not None)
-        assert world.own is not None
-        own = world.own
+        own = await own_session(world)
         own.hear(1)
         await until(lambda: world.payloads == [1])
         again = FakePod()
@@ -310,9 +315,7 @@ async def test_a_tape_that_is_never_related_is_given_up_with_a_gap(
 ) -> None:
     world = World(path, beside_log=False)
     async with running(world):
-        await until(lambda: world.own is not None)
-        assert world.own is not None
-        world.own.hear(1)
+        (await own_session(world)).hear(1)
         await until(lambda: world.payloads == [1])
         world.pod.open(T2)
         world.pod.hear(2)
@@ -339,10 +342,9 @@ async def test_what_came_before_an_own_session_began_is_learned_from_the_tape(
     world.pod.open(T1)
     world.pod.hear(1, 2)
     async with running(world):
-        await until(lambda: world.own is not None)
-        assert world.own is not None
+        own = await own_session(world)
         world.pod.hear_marker(OWN)
-        world.own.hear(3)
+        own.hear(3)
         world.pod.hear(3)
         await until(lambda: world.payloads == [3])
         world.serve()
@@ -363,17 +365,15 @@ async def test_a_listener_without_a_session_is_waited_for_as_long(
     world = World(path, beside_log=False)
     world.pod.open(T1)
     async with running(world):
-        world.serve()
-        await until(lambda: FeedState("direct") in world.states)
+        await fed(world)
         lost = trio.current_time()
         world.pod.lose()
         await until(lambda: world.states[-1].mode == "none", 0.1)
         assert world.states[-1].reason == "its LISTEN session is lost"
-        await until(lambda: world.own is not None)
+        own = await own_session(world)
         assert PATIENCE_SECONDS - 0.6 < trio.current_time() - lost < PATIENCE_SECONDS + 0.5
         await until(lambda: world.states[-1].mode == "direct")
-        assert world.own is not None
-        world.own.hear_marker(T2)
+        own.hear_marker(T2)
         world.pod.open(T2)
         await until(lambda: world.own is None)
         assert world.states[-1] == FeedState("direct")
@@ -385,11 +385,10 @@ async def test_a_listener_that_proves_nothing_feeds_until_an_own_session_does(
     world = World(path, beside_log=False)
     world.pod.open(T1)
     async with running(world):
-        world.serve()
-        await until(lambda: FeedState("direct") in world.states)
+        await fed(world)
         begun = len(world.states)
         world.pod.listener.proven = False
-        await until(lambda: world.own is not None)
+        await own_session(world)
         assert {state.mode for state in world.states[begun:]} <= {"direct"}
         world.pod.hear(1)
         await until(lambda: world.payloads == [-1])  # it has not heard the own session's marker: that was before
@@ -408,12 +407,11 @@ async def test_inside_the_log_an_own_session_that_ends_does_not_clear_what_is_be
     world.delivery.begin(Position(LOG, 3))
     world.delivery.open_beside()
     async with running(world):
-        world.serve()
-        await until(lambda: FeedState("direct") in world.states)
+        await fed(world)
         world.pod.hear(1)
         await until(lambda: world.payloads == [1])
         world.kill()
-        await until(lambda: world.own is not None)
+        await own_session(world)
         world.pod.hear_marker(OWN)
         world.serve()
         await until(lambda: world.own is None)
@@ -429,7 +427,7 @@ async def test_a_listener_with_other_channels_is_none(path: Path, autojump_clock
     world.pod.hear(1)
     async with running(world):
         world.serve()
-        await until(lambda: world.own is not None)
+        await own_session(world)
         assert world.payloads == []
         assert any("other channels" in state.reason for state in world.states)
 
@@ -438,8 +436,7 @@ async def test_the_age_of_what_is_heard_is_its_latency(path: Path, autojump_cloc
     world = World(path, beside_log=False)
     world.pod.open(T1)
     async with running(world):
-        world.serve()
-        await until(lambda: FeedState("direct") in world.states)
+        await fed(world)
         before = METRICS.latency.quantiles("received_to_delivered").samples
         world.pod.hear(1, at=trio.current_time() - 0.25)
         await until(lambda: world.payloads == [1])
