@@ -4,7 +4,6 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +14,7 @@ import pytest
 import trio
 
 from bridge.errors import LogRefused, RedisLost, RedisUnusable
-from bridge.links.redis import RedisLink, RedisReplyError, open_redis, parse_redis_url
+from bridge.links.redis import RedisLink, RedisReplyError
 from bridge.links.redis_url import RedisTarget
 from tests.support.loops import LOOPS, Loop, run_on
 from tests.support.redis import (
@@ -31,27 +30,14 @@ from tests.support.redis import (
     running_redis,
     running_tls_redis,
 )
+from tests.support.redis_link import TIMEOUT_SECONDS, opening, refused
 
-TIMEOUT_SECONDS = 10.0
 IDLE_TIMEOUT_SECONDS = 2.0
 """Of subscribers that are quiet for longer: a busy Redis answers a PING in that time, and a test does not take long."""
 HELLO = (
     b"*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n%b\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n:1\r\n"
     b"$4\r\nmode\r\n$%d\r\n%b\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n"
 )
-
-
-def opening(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AbstractAsyncContextManager[RedisLink]:
-    return open_redis(parse_redis_url(url), timeout_seconds=timeout_seconds, name="the tests")
-
-
-async def refused(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> RedisLost:
-    """The error of opening this; it comes in time, and is one line."""
-    with pytest.raises(RedisLost) as caught, trio.fail_after(timeout_seconds + 10):
-        async with opening(url, timeout_seconds):
-            pass
-    assert "\n" not in str(caught.value)
-    return caught.value
 
 
 # What it speaks

@@ -2,41 +2,26 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import anyio
 import pytest
 import trio
 
-from bridge.errors import RedisLost, RedisUnusable
-from bridge.links.redis import RedisLink, open_redis, parse_redis_url
+from bridge.errors import RedisUnusable
+from bridge.links.redis import RedisLink
 from tests.support import postgres as pg
 from tests.support.process import wait_until
 from tests.support.redis import BINARIES, RedisServer, answering, free_port, name_of, running_redis
+from tests.support.redis_link import opening, refused
 from tests.support.sentinel import SERVICE, Watched, running_sentinel, watched_pair
 from tests.support.stack import Reader, Stack, running_reader, running_relay
-
-TIMEOUT_SECONDS = 1.0
 
 
 @pytest.fixture(scope="module", params=BINARIES, ids=name_of)
 def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
     with watched_pair(request.param) as watched:
         yield watched
-
-
-def opening(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AbstractAsyncContextManager[RedisLink]:
-    return open_redis(parse_redis_url(url), timeout_seconds=timeout_seconds, name="the tests")
-
-
-async def refused(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> RedisLost:
-    """The error of opening this; it comes in time, and is one line."""
-    with pytest.raises(RedisLost) as caught, trio.fail_after(timeout_seconds + 0.5):
-        async with opening(url, timeout_seconds):
-            pass
-    assert "\n" not in str(caught.value)
-    return caught.value
 
 
 async def port_of(link: RedisLink) -> int:
