@@ -269,6 +269,11 @@ def make_certificates(directory: Path) -> Certificates:
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of the tests")])
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     start = datetime.now(UTC) - timedelta(hours=1)
+    # Python's default context has been strict since 3.13: RFC 5280, 4.2.1.
+    unused = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+              "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
+    signs_certificates = x509.KeyUsage(key_cert_sign=True, **dict.fromkeys(unused, False))
+    of_authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
 
     def builder(name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         return (
@@ -279,9 +284,15 @@ def make_certificates(directory: Path) -> Certificates:
             .serial_number(x509.random_serial_number())
             .not_valid_before(start)
             .not_valid_after(start + timedelta(days=2))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(of_authority, critical=False)
         )
 
-    authority = builder(authority_name, authority_key).add_extension(x509.BasicConstraints(True, None), critical=True)
+    authority = (
+        builder(authority_name, authority_key)
+        .add_extension(x509.BasicConstraints(True, None), critical=True)
+        .add_extension(signs_certificates, critical=True)
+    )
     server = builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), server_key).add_extension(
         x509.SubjectAlternativeName(names), critical=False
     )
