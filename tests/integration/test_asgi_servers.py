@@ -97,7 +97,7 @@ def test_the_end_of_a_server_sends_clients_away(server: str, fleet: Fleet) -> No
             wait_until(lambda: client.has(1), lambda: "nothing came")
             began = time.monotonic()
             assert app.end() in (0, -signal.SIGTERM)
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 50
             assert "\nretry: " in stream.rest()
             wait_until(lambda: client.ended is not None, lambda: "the connection has not ended")
             assert client.close_code in ((1001, 1012) if server == "uvicorn" else (1001,))  # 1012: uvicorn was faster

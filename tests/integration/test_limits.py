@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import os
 import resource
 import socket
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from bridge.hub.retry import RETRY_SECONDS
 from bridge.server import listener
-from bridge.server.limits import ALWAYS_AN_ADDRESS, GRACE_SECONDS
+from bridge.server.http import HEAD_SECONDS
+from bridge.server.limits import ALWAYS_AN_ADDRESS
 from tests.support.redis import make_certificates
 from tests.support.server import RunningServer, client_frame, happening, running_server, upgrade
 
@@ -118,7 +121,7 @@ async def test_connections_that_say_nothing_make_room(small_lobby: int) -> None:
             await connection.send(b"GET /health HT")
         started = trio.current_time()
         assert (await server.ask("GET /health HTTP/1.1\nHost: localhost"))[0] == 200
-        assert trio.current_time() - started < 4 * GRACE_SECONDS
+        assert trio.current_time() - started < HEAD_SECONDS, "they were not sent away, they gave up"
         server.hub.deliver([happening(1)])
         assert isinstance(await client.message(), dict)
 
@@ -194,7 +197,7 @@ async def misbehave(server: RunningServer, numbers: Iterator[int], sent: Callabl
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             else:
                 peer.shutdown(socket.SHUT_WR)
-                with trio.fail_after(20):
+                with trio.fail_after(60):
                     while await peer.recv(65536):
                         pass
 
@@ -217,20 +220,33 @@ async def test_ten_thousand_bad_connections_leave_nothing_behind(
         made = make_certificates(tmp_path)
         changes |= {"tls_cert": str(made.certificate), "tls_key": str(made.key)}
         trust = ssl.create_default_context(cafile=made.authority)
-    async with running_server(**changes) as server:
+    async with running_server(**changes) as server, trio.open_nursery() as reading:
         witness = await server.websocket("/ws/a", trust=trust if encrypted else None)
         await witness.message()
+        witness.wait_seconds = math.inf
+        heard: list[Any] = []
+
+        async def stay() -> None:
+            """Answer pings as any client does: on a busy machine this takes longer than a silent one may stay."""
+            while (message := await witness.message()) != ("end", None):
+                if message == ("ping", b""):
+                    await witness.send_frame(b"", 10)
+                else:
+                    heard.append(message)
+
+        reading.start_soon(stay)
 
         async def wave(count: int) -> tuple[int, int]:
             numbers = iter(range(count))
             async with trio.open_nursery() as nursery:
                 for _ in range(AT_ONCE):
                     nursery.start_soon(misbehave, server, numbers, lambda number: BAD[number % len(BAD)])
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while server.places.taken > 1 or left_behind() > before:  # noqa: ASYNC110, nobody is told
                     await trio.sleep(0.02)
             return left_behind()
 
+        await trio.testing.wait_all_tasks_blocked()
         before = left_behind()
         assert await wave(BAD_CONNECTIONS // 5) <= before
         gc.collect()
@@ -240,10 +256,10 @@ async def test_ten_thousand_bad_connections_leave_nothing_behind(
         assert resident_bytes() - resident < 4_000_000
         assert server.hub.client_count == 1
         server.hub.deliver([happening(1)])
-        while (message := await witness.message()) == ("ping", b""):  # it has taken long on a busy machine
-            pass
-        assert isinstance(message, dict)
-        assert message["payload"] == {"n": 1}
+        with trio.fail_after(60):
+            while not heard:  # noqa: ASYNC110, nobody is told
+                await trio.sleep(0.01)
+        assert [message["payload"] for message in heard] == [{"n": 1}]
         assert server.hub.buffers.total_bytes == 0
-        await witness.close()
+        reading.cancel_scope.cancel()
     assert [record for record in caplog.records if record.levelno > logging.INFO or record.exc_info] == []

@@ -228,7 +228,7 @@ async def test_ending_says_going_away_and_takes_no_time() -> None:
                 await client.close()
             assert await idle.rest() == b""
             await idle.close()
-        assert trio.current_time() - started < 5
+        assert trio.current_time() - started < 25
 
 
 async def test_running_out_of_descriptors_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:

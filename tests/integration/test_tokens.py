@@ -101,7 +101,7 @@ async def test_without_authentication_a_clients_token_is_refused() -> None:
 
 
 async def test_an_expired_token_closes_its_connection_and_does_not_come_in_again() -> None:
-    expires_at = time.time() + 1
+    expires_at = time.time() + 4  # so that both have come by then, also on a busy machine
     short = token({"exp": expires_at})
     async with running_server(jwt_key=SECRET) as server:
         client = await server.websocket(f"/ws?token={short}")
@@ -109,7 +109,7 @@ async def test_an_expired_token_closes_its_connection_and_does_not_come_in_again
         await message(client)
         await message(lasting)
         assert await client.message() == ("close", (4001, "the token has expired"))
-        assert expires_at <= time.time() < expires_at + 5
+        assert expires_at <= time.time() < expires_at + 20
         assert (await refusal(server, f"/ws?token={short}"))[0] == 401
         server.hub.deliver([happening(1)])
         assert (await message(lasting))["type"] == "notification"
@@ -130,7 +130,7 @@ async def test_a_new_key_is_believed_soon_and_an_old_one_no_more(tmp_path: Path)
         assert (await refusal(server, new))[0] == 401
         (tmp_path / "new").write_text(jwks(two=OTHER_P256))
         (tmp_path / "new").replace(path)
-        with trio.fail_after(LOOK_SECONDS + 5):
+        with trio.fail_after(LOOK_SECONDS + 30):
             while (await refusal(server, new))[0] != 101:  # noqa: ASYNC110, the file is looked at when somebody comes
                 await trio.sleep(0.05)
         assert (await refusal(server, old))[0] == 401

@@ -14,7 +14,7 @@ TESTS = Path(__file__).parent / "client.test.mjs"
 def test_all_that_needs_no_network(node: str) -> None:
     command = [node, "--test", "--test-reporter=tap", str(TESTS)]
     done = subprocess.run(
-        command, env=os.environ | {"CLIENT": str(CLIENT)}, capture_output=True, text=True, timeout=120, check=False
+        command, env=os.environ | {"CLIENT": str(CLIENT)}, capture_output=True, text=True, timeout=600, check=False
     )
     failures = re.findall(r"^ *not ok .*\n(?:.*\n){0,30}", done.stdout, re.MULTILINE)
     assert done.returncode == 0, "\n".join(failures) or done.stdout + done.stderr

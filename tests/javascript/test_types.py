@@ -43,7 +43,7 @@ def project(tmp_path: Path, node_modules: Path) -> Path:
 
 
 def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, check=False)
 
 
 def check(project: Path, *paths: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from docs.render_api import MARK, PAGE
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 600.0
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
