@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -22,19 +22,8 @@ from conformance.lib.face import Begin, Open, OpenSource
 from conformance.lib.given import Place, given
 from conformance.lib.local import local_deployment
 from conformance.lib.processes import Nursery, nursery
-from conformance.lib.story import Journey, Traveller
-from conformance.lib.tools import writing
-from tests.support.programs import lacking, npm_packages
-
-BROWSER_ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+from conformance.lib.story import Journey, Traveller, journeying
+from tests.support.programs import CHROMIUM_ARGUMENTS, lacking, npm_packages
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -113,7 +102,7 @@ def browser() -> Iterator[Browser]:
     started, failed = None, ""
     with sync_playwright() as playwright:
         try:
-            started = playwright.chromium.launch(executable_path=path, args=list(BROWSER_ARGUMENTS))
+            started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *CHROMIUM_ARGUMENTS])
         except Error as error:
             failed = str(error).strip().partition("\n")[0]
         if started is None:
@@ -169,26 +158,13 @@ def processes() -> Iterator[Nursery]:
 def journey(deployment: Deployment, run: str) -> Begin:
     """A context: a writer, and travellers that begin at each server in turn, everything flowing."""
 
-    @contextmanager
-    def begin(*, per_second: float = 100.0) -> Iterator[Journey]:
+    def begin(*, per_second: float = 100.0) -> AbstractContextManager[Journey]:
         urls = [place.url for place in deployment.servers]
         turns = [[*urls[place:], *urls[:place]] for place in range(len(urls))]
         travellers = {
             f"{number} at {turn[0]}": Traveller(turn, f"/ws?where.run={run}", deployment.token())
             for number, turn in enumerate(turns)
         }
-        try:
-            for traveller in travellers.values():
-                traveller.ready()
-            with writing(deployment.psql, deployment.channels, run, per_second) as writer:
-                journey = Journey(writer, travellers)
-                journey.flow()
-                try:
-                    yield journey
-                finally:
-                    journey.writer.stop()
-        finally:
-            for traveller in travellers.values():
-                traveller.end()
+        return journeying(travellers, deployment.psql, deployment.channels, run, per_second)
 
     return begin

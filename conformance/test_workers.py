@@ -5,7 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -14,8 +14,7 @@ from conformance.lib.clients import PythonClient
 from conformance.lib.deployment import Deployment
 from conformance.lib.processes import Nursery, Process
 from conformance.lib.processes import run as run_command
-from conformance.lib.story import Journey, Traveller
-from conformance.lib.tools import writing
+from conformance.lib.story import Journey, Traveller, journeying
 from conformance.lib.wait import wait_for
 
 pytestmark = pytest.mark.anywhere
@@ -70,23 +69,10 @@ def clients_of(process: Process, count: int, run: str) -> list[PythonClient]:
     return clients
 
 
-@contextmanager
-def travelling(deployment: Deployment, process: Process, run: str, count: int = 4) -> Iterator[Journey]:
+def travelling(deployment: Deployment, process: Process, run: str, count: int = 4) -> AbstractContextManager[Journey]:
     """A writer, and travellers that come back to the pod whenever they are disconnected."""
     travellers = {f"{number}": Traveller([process.url], f"/ws?where.run={run}", None) for number in range(count)}
-    try:
-        for traveller in travellers.values():
-            traveller.ready()
-        with writing(deployment.psql, deployment.channels, run, 100.0) as writer:
-            journey = Journey(writer, travellers)
-            journey.flow()
-            try:
-                yield journey
-            finally:
-                journey.writer.stop()
-    finally:
-        for traveller in travellers.values():
-            traveller.end()
+    return journeying(travellers, deployment.psql, deployment.channels, run)
 
 
 def sessions(deployment: Deployment) -> Counter[str]:

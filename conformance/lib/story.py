@@ -8,7 +8,8 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from urllib.parse import quote
 import websockets.exceptions
 import websockets.sync.client
 
-from conformance.lib.tools import Psql, Writer
+from conformance.lib.tools import Psql, Writer, writing
 from conformance.lib.wait import wait_for
 
 RETRY_SECONDS = 0.1
@@ -175,6 +176,26 @@ class Journey:
             for name, traveller in self.travellers.items()
             for problem in problems(traveller.story, last)
         ]
+
+
+@contextmanager
+def journeying(
+    travellers: dict[str, Traveller], psql: Psql, channels: Sequence[str], run: str, per_second: float = 100.0
+) -> Iterator[Journey]:
+    """A writer beside these travellers, everything flowing; they end with the block."""
+    try:
+        for traveller in travellers.values():
+            traveller.ready()
+        with writing(psql, channels, run, per_second) as writer:
+            journey = Journey(writer, travellers)
+            journey.flow()
+            try:
+                yield journey
+            finally:
+                journey.writer.stop()
+    finally:
+        for traveller in travellers.values():
+            traveller.end()
 
 
 def problems(story: Story, last: int) -> list[str]:

@@ -14,30 +14,21 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tests.support.process import BridgeProcess, wait_until
-from tests.support.programs import found
+from tests.support.programs import CHROMIUM_ARGUMENTS, found
 
 WAIT_MILLISECONDS = 60_000
 DESKTOP: Mapping[str, Any] = {"viewport": {"width": 1200, "height": 800}}
 PHONE: Mapping[str, Any] = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
-
-_ARGUMENTS = [
-    "--headless",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One Chromium for the tests of a module."""
     path = found("chromium")
+    arguments = ["--headless", *CHROMIUM_ARGUMENTS]
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=[*_ARGUMENTS, *as_root])
+        running = playwright.chromium.launch(executable_path=path, args=[*arguments, *as_root])
         yield running
         running.close()
 

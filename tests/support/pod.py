@@ -1,16 +1,37 @@
 """A listener process of a pod without PostgreSQL: a tape, a timeline and a session that a test plays."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from bridge.core.events import Heard, Marker, Notification
 from bridge.core.position import Position, Timeline
+from bridge.pod.assignment import Assignment
 from bridge.relay.outlet import Outlet
 from bridge.relay.relay import Relay
 from bridge.relay.tape import Tape
+from bridge.settings import Settings
 from bridge.telemetry import Arrivals, Observable
 
 DIGEST = "0a1b2c3d"
+
+
+def assignment(control: int = -1) -> Assignment:
+    """Of a pod's only worker, with this descriptor of its channel to the supervisor."""
+    return Assignment(
+        role="worker",
+        name="worker 1",
+        settings=Settings(),
+        control=control,
+        table=-1,
+        rows=1,
+        row=0,
+        listeners=(),
+        with_listener=True,
+        embedded=False,
+        pod_socket=Path("listener.sock"),
+        nonce="0",
+    )
 
 
 @dataclass

@@ -15,6 +15,15 @@ from typing import NoReturn
 
 import pytest
 
+CHROMIUM_ARGUMENTS = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+"""It does nothing of its own accord."""
 ATTEMPTS = 3
 ATTEMPT_SECONDS = 120.0
 PAUSE_SECONDS = 2.0

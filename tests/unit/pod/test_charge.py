@@ -5,16 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import trio
 
 from bridge.pod import charge as charge_module
-from bridge.pod.assignment import Assignment
 from bridge.pod.charge import Charge, NotStartedError
 from bridge.pod.control import Kind
-from bridge.settings import Settings
+from tests.support.pod import assignment
 
 
 async def no_answer(_: Kind) -> bytes:
@@ -22,21 +20,7 @@ async def no_answer(_: Kind) -> bytes:
 
 
 def new_charge() -> Charge:
-    assignment = Assignment(
-        role="worker",
-        name="worker 1",
-        settings=Settings(),
-        control=-1,
-        table=-1,
-        rows=1,
-        row=0,
-        listeners=(),
-        with_listener=True,
-        embedded=False,
-        pod_socket=Path("listener.sock"),
-        nonce="0",
-    )
-    return Charge(assignment, [], lambda _, __, ___: None, no_answer)
+    return Charge(assignment(), [], lambda _, __, ___: None, no_answer)
 
 
 async def test_a_child_that_cannot_be_started_says_so_and_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,13 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import trio
 
-from bridge.pod.assignment import Assignment
 from bridge.pod.collector import ANSWER_SECONDS
 from bridge.pod.control import ANSWERING, QUEUED, Control, Kind
 from bridge.pod.member import ASK_SECONDS, Member
-from bridge.settings import Settings
+from tests.support.pod import assignment
 
 CROWD = ANSWERING + QUEUED + 20
 
@@ -35,21 +33,7 @@ class Supervisor:
 @asynccontextmanager
 async def worker() -> AsyncIterator[tuple[Member, Supervisor]]:
     ours, theirs = socket.socketpair()
-    assignment = Assignment(
-        role="worker",
-        name="worker 1",
-        settings=Settings(),
-        control=theirs.detach(),
-        table=-1,
-        rows=1,
-        row=0,
-        listeners=(),
-        with_listener=True,
-        embedded=False,
-        pod_socket=Path("listener.sock"),
-        nonce="0",
-    )
-    member, supervisor = Member(assignment), Supervisor(ours)
+    member, supervisor = Member(assignment(theirs.detach())), Supervisor(ours)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervisor.control.run)
         nursery.start_soon(member.run)
