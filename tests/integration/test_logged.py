@@ -20,16 +20,7 @@ BAD = [token({"exp": 1}), forged({"alg": "none"}, {}), "opaque-secret-4711"]
 
 @pytest.fixture
 def settings(stack: Stack) -> dict[str, str]:
-    return {
-        "DATABASE_URL": stack.postgres.url(),
-        "REDIS_URL": stack.redis.url,
-        "USE_REDIS_NOTIFIER": "true",
-        "BRIDGE_REDIS_PREFIX": stack.settings().redis_prefix,
-        "BRIDGE_CHANNELS": "a,b",
-        "BRIDGE_PORT": "0",
-        "BRIDGE_JWT_KEY": SECRET,
-        "BRIDGE_LOG_LEVEL": "debug",
-    }
+    return stack.environment(BRIDGE_CHANNELS="a,b", BRIDGE_JWT_KEY=SECRET, BRIDGE_LOG_LEVEL="debug")
 
 
 def lines(running: BridgeProcess) -> list[dict[str, Any]]:

@@ -55,17 +55,7 @@ def wait_for(running: BridgeProcess, condition: Callable[[Scrape], object]) -> S
 
 @pytest.fixture
 def settings(stack: Stack) -> dict[str, str]:
-    return {
-        "DATABASE_URL": stack.postgres.url(),
-        "REDIS_URL": stack.redis.url,
-        "USE_REDIS_NOTIFIER": "true",
-        "BRIDGE_REDIS_PREFIX": stack.settings().redis_prefix,
-        "BRIDGE_CHANNELS": "b,a",
-        "BRIDGE_PORT": "0",
-        "BRIDGE_RETRY_SECONDS": "0.5",
-        "BRIDGE_PROBE_SECONDS": "1",
-        "BRIDGE_MAX_CLIENTS": "50",
-    }
+    return stack.environment(BRIDGE_CHANNELS="b,a", BRIDGE_PROBE_SECONDS="1", BRIDGE_MAX_CLIENTS="50")
 
 
 def send(stack: Stack, payload: str = "{}") -> None:

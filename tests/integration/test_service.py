@@ -23,15 +23,7 @@ LISTENING = "SELECT application_name FROM pg_stat_activity WHERE query LIKE 'LIS
 
 @pytest.fixture
 def settings(stack: Stack) -> dict[str, str]:
-    made = stack.settings()
-    return {
-        "DATABASE_URL": stack.postgres.url(),
-        "REDIS_URL": stack.redis.url,
-        "USE_REDIS_NOTIFIER": "true",
-        "BRIDGE_REDIS_PREFIX": made.redis_prefix,
-        "BRIDGE_PORT": "0",
-        "BRIDGE_RETRY_SECONDS": "0.5",
-    }
+    return stack.environment()
 
 
 @contextmanager

@@ -14,12 +14,6 @@ from tests.support.process import bridge as running_bridge
 from tests.support.stack import Stack
 
 
-def environment(stack: Stack, prefix: str) -> dict[str, str]:
-    settings = {"DATABASE_URL": stack.postgres.url(), "REDIS_URL": stack.redis.url, "BRIDGE_CHANNELS": "a,b"}
-    more = {"USE_REDIS_NOTIFIER": "true", "BRIDGE_RETRY_SECONDS": "0.5", "BRIDGE_REDIS_PREFIX": prefix}
-    return settings | more
-
-
 @pytest.fixture
 def send(stack: Stack) -> Iterator[Callable[[int], None]]:
     """Sends so many more numbered events."""
@@ -36,7 +30,7 @@ def send(stack: Stack) -> Iterator[Callable[[int], None]]:
 
 
 def test_redis_is_killed_and_comes_back(browser: Browser, stack: Stack, send: Callable[[int], None]) -> None:
-    with running_bridge(environment(stack, "kill"), "serve", "--port", "0") as bridge:
+    with running_bridge(stack.environment(BRIDGE_CHANNELS="a,b"), "serve") as bridge:
         bridge.wait_until_ready()
         with opened(browser, bridge) as shown:
             shown.mode("redis")
@@ -66,10 +60,10 @@ def test_redis_is_killed_and_comes_back(browser: Browser, stack: Stack, send: Ca
 def test_a_server_without_a_listener_shows_what_is_pending_late_and_filled(
     browser: Browser, stack: Stack, send: Callable[[int], None]
 ) -> None:
-    settings = environment(stack, "late")
+    settings = stack.environment(BRIDGE_CHANNELS="a,b")
     with ExitStack() as running:
-        running.enter_context(running_bridge(settings, "listen", "--port", "0"))
-        bridge = running.enter_context(running_bridge(settings, "serve", "--no-listener", "--port", "0"))
+        running.enter_context(running_bridge(settings, "listen"))
+        bridge = running.enter_context(running_bridge(settings, "serve", "--no-listener"))
         bridge.wait_until_ready()
         shown = running.enter_context(opened(browser, bridge))
         shown.mode("redis")

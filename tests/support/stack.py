@@ -54,6 +54,18 @@ class Stack:
         }
         return Settings(**(values | changes))
 
+    def environment(self, **changes: str) -> dict[str, str]:
+        """The same for a process with any channels, at a port that is free."""
+        return {
+            "DATABASE_URL": self.postgres.url(),
+            "REDIS_URL": self.redis.url,
+            "USE_REDIS_NOTIFIER": "true",
+            "BRIDGE_REDIS_PREFIX": f"test{next(_prefixes)}",
+            "BRIDGE_PORT": "0",
+            "BRIDGE_RETRY_SECONDS": "0.5",
+            **changes,
+        }
+
 
 @pytest.fixture(scope="module", params=pairs(), ids=lambda pair: f"{pair[0]}+{rd.name_of(pair[1])}")
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:

@@ -24,15 +24,7 @@ def settings(stack: Stack) -> dict[str, str]:
 
 def pod_settings(stack: Stack) -> dict[str, str]:
     """For a pod with a log of its own."""
-    return {
-        "DATABASE_URL": stack.postgres.url(),
-        "REDIS_URL": stack.redis.url,
-        "USE_REDIS_NOTIFIER": "true",
-        "BRIDGE_REDIS_PREFIX": stack.settings().redis_prefix,
-        "BRIDGE_PORT": "0",
-        "BRIDGE_RETRY_SECONDS": "0.5",
-        "BRIDGE_DRAIN_SECONDS": "1",
-    }
+    return stack.environment(BRIDGE_DRAIN_SECONDS="1")
 
 
 def without_redis(settings: dict[str, str]) -> dict[str, str]:
