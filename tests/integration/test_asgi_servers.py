@@ -54,7 +54,7 @@ def test_a_client_that_does_not_read_is_sent_away_and_the_others_hear_everything
                     last - 49,
                     last,
                 )
-                wait_until(lambda: client.has(last), lambda: f"{last} is missing", 30.0)  # noqa: B023
+                wait_until(lambda: client.has(last), lambda: f"{last} is missing")  # noqa: B023
             assert [a.number for a in client.of_type("notification")] == list(range(1, last + 1))
             assert client.ended is None
             assert b"\x0f\xa8resume with after" in rest(stalled)[-200:]  # 4008

@@ -5,7 +5,7 @@ import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -175,7 +175,7 @@ def test_everybody_sees_what_is_published(loop: Loop, world: World) -> None:
 
     async def main() -> None:
         async with (
-            open_redis(parse_redis_url(world.redis.url), timeout_seconds=2, name="tests") as everybody,
+            open_redis(parse_redis_url(world.redis.url), timeout_seconds=30, name="tests") as everybody,
             world.service() as service,
             world.service(with_database=False) as other,
             looping(other),
@@ -267,11 +267,15 @@ def test_publish_connects_again(loop: Loop, world: World) -> None:
 def test_a_redis_that_hangs_is_said_in_time(loop: Loop, world: World) -> None:
     async def main() -> None:
         async with world.service(redis_timeout_seconds=0.3) as service:
-            with world.redis.paused(), anyio.fail_after(4):
+            with world.redis.paused(), anyio.fail_after(8):
                 for _ in range(2):
                     with pytest.raises(RedisLost):
                         await service.publish("match_change", 1)
-            assert await service.publish("match_change", 1) == 0
+            with anyio.fail_after(WAIT_SECONDS):
+                while True:
+                    with suppress(RedisLost):  # a busy machine may need longer than 0.3 s
+                        assert await service.publish("match_change", 1) == 0
+                        break
 
     run_on(loop, main)
 
@@ -358,8 +362,11 @@ def test_redis_killed_and_started_again(loop: Loop, world: World, with_database:
                 try:
                     await until(lambda: service.mode == ("direct" if with_database else "none"))
                     have = len(ear.numbers)
-                    await anyio.sleep(0.5)
-                    assert (len(ear.numbers) > have + 20) == with_database
+                    if with_database:
+                        await until(lambda: len(ear.numbers) > have + 20)
+                    else:
+                        await anyio.sleep(0.5)
+                        assert len(ear.numbers) <= have + 20
                     assert world.fallbacks() == int(with_database)
                 finally:
                     await in_thread(world.redis.start)

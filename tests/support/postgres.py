@@ -22,6 +22,8 @@ from typing import Any, Self
 import psycopg
 import pytest
 
+from tests.support.ports import free_port as free_port
+
 KINDS = ("embedded", "debian")
 
 _DEBIAN = Path("/usr/lib/postgresql/15/bin")
@@ -46,13 +48,6 @@ def kinds() -> list[str]:
 def has_pgbouncer() -> bool:
     """Whether tests can start a PgBouncer here."""
     return _ALL or _PGBOUNCER is not None
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class PostgresServer:

@@ -7,7 +7,6 @@ import ipaddress
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -29,6 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from tests.support.ports import free_port as free_port
 
 START_SECONDS = 30
 
@@ -226,16 +227,6 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A server of each kind that there is, for all tests of a module: use names of your own in it."""
     with running_redis(request.param) as server:
         yield server
-
-
-def free_port() -> int:
-    """Not above 55535: a cluster's bus uses the port 10,000 higher."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port <= 55535:
-            return port
 
 
 @asynccontextmanager
