@@ -69,8 +69,8 @@ def test_channels_in_the_query(deployment: Deployment, open_client: Open, run: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_seeds_url(deployment: Deployment, open_client: Open, run: str, kind: str) -> None:
-    """The seed's `/ws/match/7/stats`: all channels where `match_id` is 7."""
+def test_the_url_of_a_match(deployment: Deployment, open_client: Open, run: str, kind: str) -> None:
+    """The predecessor's `/ws/match/7/stats`: all channels where `match_id` is 7."""
     client = open_client(deployment.servers[0], f"/ws/match/7/stats?where.run={run}", kind)
     for channel in deployment.channels:
         deployment.notify(channel, {"run": run, "match_id": 8}, {"run": run, "match_id": 7, "c": channel})

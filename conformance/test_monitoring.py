@@ -1,4 +1,4 @@
-"""What operators see in PostgreSQL and in Redis: the seed's monitoring queries, by psql and redis-cli."""
+"""What operators see in PostgreSQL and in Redis: the predecessor's monitoring queries, by psql and redis-cli."""
 
 import re
 
@@ -7,15 +7,15 @@ from conformance.lib.face import Open
 from conformance.lib.processes import Nursery
 from conformance.lib.wait import wait_for
 
-SEEDS_QUERY = "SELECT pid, state, query FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+QUERY = "SELECT pid, state, query FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
 NAMES = "SELECT application_name FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
 
 
 def test_one_listen_connection_a_listener(whole: Deployment) -> None:
-    """The seed's query of `pg_stat_activity` shows one row a listener, and `application_name` is `bridge listener`."""
+    """The predecessor's query of `pg_stat_activity` shows one row a listener, whose `application_name` says so."""
     count = len(whole.listeners) or 1
-    wait_for(lambda: len(whole.psql.rows(SEEDS_QUERY)) == count, f"{count} rows")
-    rows = whole.psql.rows(SEEDS_QUERY)
+    wait_for(lambda: len(whole.psql.rows(QUERY)) == count, f"{count} rows")
+    rows = whole.psql.rows(QUERY)
     assert all(row[0].isdecimal() and row[2].startswith("LISTEN") for row in rows)
     assert whole.psql.rows(NAMES) == [["bridge listener"]] * count
 

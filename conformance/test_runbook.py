@@ -1,4 +1,4 @@
-"""The three tests of the seed's runbook, and what the logs say meanwhile."""
+"""The three tests of the predecessor's runbook, and what the logs say meanwhile."""
 
 import json
 import re

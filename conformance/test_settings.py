@@ -124,7 +124,7 @@ def test_passwords_are_not_shown(deployment: Deployment, processes: Nursery, tmp
 
 
 def test_the_database_in_parts(deployment: Deployment, processes: Nursery) -> None:
-    """`DB_HOST` `DB_PORT` `DB_USER` `DB_PASSWORD` `DB_NAME` in place of `DATABASE_URL`, as the seed has it."""
+    """`DB_HOST` `DB_PORT` `DB_USER` `DB_PASSWORD` `DB_NAME` in place of `DATABASE_URL`, as the predecessor has it."""
     url = deployment.settings["DATABASE_URL"]
     port = url.rpartition(":")[2].partition("/")[0]
     parts = {
@@ -144,8 +144,8 @@ def test_several_hosts(deployment: Deployment, processes: Nursery) -> None:
     processes.start("serve", DATABASE_URL=url, BRIDGE_PORT="0").listening().healthy()
 
 
-def test_the_seeds_channels_are_the_default(deployment: Deployment, processes: Nursery) -> None:
-    """`BRIDGE_CHANNELS` defaults to the seed's seven channels, and `USE_REDIS_NOTIFIER` to `false`."""
+def test_seven_channels_are_the_default(deployment: Deployment, processes: Nursery) -> None:
+    """`BRIDGE_CHANNELS` defaults to the predecessor's seven channels, and `USE_REDIS_NOTIFIER` to `false`."""
     settings = {"DATABASE_URL": deployment.settings["DATABASE_URL"], "BRIDGE_PORT": "0"}
     process = processes.start("serve", **settings).listening().healthy()
     assert process.get("/health").json()["mode"] == "direct"

@@ -1,9 +1,9 @@
 """The log: to standard error, as text or one JSON object a line.
 
-The log lines of the contract are functions here, one each, so that their wording lives in one place. In JSON a line has
-fields beside its message, for who filters: `fields` gives them to a log call. Nothing is logged at INFO or above for
-each client or event, and what a client sent is not logged: a token may be in it, in the wrong place. Where the text of
-an error holds one all the same, it is taken out.
+The log lines that are promised are functions here, one each, so that their wording lives in one place. In JSON a line
+has fields beside its message, for who filters: `fields` gives them to a log call. Nothing is logged at INFO or above
+for each client or event, and what a client sent is not logged: a token may be in it, in the wrong place. Where the text
+of an error holds one all the same, it is taken out.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The seed's deployment on this machine: PostgreSQL, Redis, two listeners beside two servers, on free ports.
+"""The predecessor's deployment on this machine: PostgreSQL, Redis, two listeners beside two servers, on free ports.
 
 `CONFORMANCE_PAIR` chooses the servers: `embedded` (PostgreSQL 18, Valkey 9, from wheels), `debian` (PostgreSQL 15 and
 Redis 7.0 as packaged) or `redis62` (PostgreSQL 15, Redis 6.2 from a wheel).

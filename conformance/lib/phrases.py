@@ -1,4 +1,4 @@
-"""The log lines that the seed and the contract promise: level and beginning."""
+"""The log lines that are promised, most of them the predecessor's: level and beginning."""
 
 LOST = ("WARNING", "Redis connection failed: ")
 TO_DIRECT = ("INFO", "Switching to PostgreSQL direct LISTEN fallback mode")

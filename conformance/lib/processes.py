@@ -79,7 +79,7 @@ class Process:
         return self.process.stdout.readline().rstrip("\n")
 
     def listening(self) -> Self:
-        """Wait for the line that the contract promises."""
+        """Wait for the line that is promised."""
         line = self.line()
         match = re.fullmatch(r"Listening on (https?://\S+:\d+)", line)
         assert match, f"{line!r} is on standard output; the log:\n{self.log()}"

@@ -28,7 +28,7 @@ def settings(stack: Stack) -> dict[str, str]:
 
 @contextmanager
 def sessions(stack: Stack, expected: list[str]) -> Iterator[None]:
-    """The seed's query shows these sessions, before the body and after it."""
+    """The predecessor's query shows these sessions, before the body and after it."""
 
     def now() -> list[str]:
         return [row[0] for row in stack.postgres.execute(LISTENING)]

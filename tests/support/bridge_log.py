@@ -1,4 +1,4 @@
-"""What a bridge writes to its log, with times, and the lines that the contract promises for a switch."""
+"""What a bridge writes to its log, with times, and the lines that are promised for a switch."""
 
 import re
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ class Look:
 
 @dataclass
 class Watcher:
-    """A client that was there from the beginning, and its cursor as the contract defines it."""
+    """A client that was there from the beginning, and its cursor as it is defined."""
 
     world: World
     worker: Worker

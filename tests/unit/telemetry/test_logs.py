@@ -1,4 +1,4 @@
-"""The log as text and as JSON, and the lines of the contract."""
+"""The log as text and as JSON, and the lines that are promised."""
 
 import json
 import logging
