@@ -217,6 +217,14 @@ async def pinged(server: RunningServer, client: RawClient) -> None:
         pass
 
 
+async def ponged(server: RunningServer, client: RawClient) -> None:
+    """The answer to a ping, which the server has read."""
+    await client.send_frame(b"", 10)
+    with trio.fail_after(30):
+        while not all(one.heard for one in server.hub.clients):  # noqa: ASYNC110, nobody tells
+            await trio.sleep(0.001)
+
+
 def living() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
@@ -228,10 +236,7 @@ async def test_who_only_listens_costs_no_task_and_who_says_little_neither() -> N
         await subscribed(client, None)
         for n in range(3):
             await pinged(server, client)
-            await client.send_frame(b"", 10)
-            with trio.fail_after(30):
-                while not all(one.heard for one in server.hub.clients):  # noqa: ASYNC110, nobody tells
-                    await trio.sleep(0.001)
+            await ponged(server, client)
             server.hub.deliver([happening(n)])
             assert await heard(client) == n
             assert living() == before
@@ -292,10 +297,7 @@ async def test_a_client_that_the_library_reads_is_alive_while_it_answers() -> No
         await refused(client, "bad_message")
         for _ in range(3):
             await pinged(server, client)
-            await client.send_frame(b"", 10)
-            with trio.fail_after(30):
-                while not all(one.heard for one in server.hub.clients):  # noqa: ASYNC110, nobody tells
-                    await trio.sleep(0.001)
+            await ponged(server, client)
         assert server.hub.client_count == 1
 
 
