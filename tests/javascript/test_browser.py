@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.support.fleet import Servers
 from tests.support.fleet import servers as servers
-from tests.support.javascript import Follower, flow, worker_and_writer
+from tests.support.javascript import SETTLE_SECONDS, Follower, flow, worker_and_writer
 from tests.support.tokens import SECRET, token
 
 BEGIN = """async ([url, options]) => {
@@ -39,7 +39,7 @@ class PageFollower(Follower):
         self.page = page
         page.evaluate(BEGIN, [url, options])
 
-    def until(self, condition: Any, seconds: float = 30.0) -> None:
+    def until(self, condition: Any, seconds: float = SETTLE_SECONDS) -> None:
         def holds() -> object:
             self.lines += self.page.evaluate("() => lines.splice(0)")
             return condition()

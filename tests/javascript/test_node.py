@@ -90,7 +90,7 @@ def test_a_loop_that_is_slower_than_the_events(servers: Servers, node_modules: P
 def test_tokens_that_expire(servers: Servers, node_modules: Path) -> None:
     with (
         worker_and_writer(servers, "token", BRIDGE_JWT_KEY=SECRET) as (_, url, writer),
-        following(node_modules, url, loop=True, tokens={"key": SECRET, "seconds": 2}) as follower,
+        following(node_modules, url, loop=True, tokens={"key": SECRET, "seconds": 4}) as follower,
     ):
         follower.until_listening()
         follower.until(lambda: follower.states.count("listening") >= 3)
@@ -139,14 +139,14 @@ def test_a_full_bridge_says_when_to_come_back(strict: str, node_modules: Path) -
         first.until_listening()
         with following(node_modules, strict, tokens=tokens) as second:
             second.until(lambda: "waiting" in second.states)
-            told = second.changes[-1]
+            told = second.changes[second.states.index("waiting")]
             assert told["why"] == "the connection was not accepted"
             assert 1 <= told["waitSeconds"] <= 5.5
             assert told["waitSeconds"] > 1 or told["waitSeconds"] % 1 < 0.5
             first.process.kill()
             before = time.monotonic()
             second.until_listening()
-            assert time.monotonic() - before < 15
+            assert time.monotonic() - before < 50
 
 
 def test_a_token_for_a_bridge_without_authentication(node_modules: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_token_for_a_bridge_without_authentication(node_modules: Path, tmp_pat
         with following(node_modules, bridge.url, token="aa.bb.cc") as follower:
             follower.until(lambda: "waiting" in follower.states)
             hint = "the connection was not accepted: a bridge without authentication takes no token; leave it out there"
-            assert follower.changes[-1]["why"] == hint
+            assert follower.changes[follower.states.index("waiting")]["why"] == hint
 
 
 def test_a_process_ends_though_its_peer_has_fallen_silent(node_modules: Path) -> None:
@@ -171,8 +171,8 @@ def test_a_process_ends_though_its_peer_has_fallen_silent(node_modules: Path) ->
                 opcode_and_length = peer.recv(65536)[:2]
                 assert opcode_and_length == bytes([0x88, 0x82])
                 before = time.monotonic()
-                assert follower.process.wait(30) == 0
-                assert time.monotonic() - before < 15
+                assert follower.process.wait(60) == 0
+                assert time.monotonic() - before < 25, "as long as `ws` waits by itself"
             follower.until(lambda: follower.states[-1:] == ["closed"])
 
 

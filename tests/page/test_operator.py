@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.support.browser import PHONE, Bridged, opened
+from tests.support.ports import free_port
 from tests.support.process import BridgeProcess
 from tests.support.process import bridge as running_bridge
 
@@ -191,9 +192,9 @@ def away(shown: Bridged) -> None:
 
 
 def test_a_bridge_that_comes_back_on_its_port_finds_the_page_there(browser: Browser) -> None:
-    with running_bridge({}, "serve", "--port", "0", "--drain-seconds", "0") as bridge:
+    port = str(free_port())
+    with running_bridge({}, "serve", "--port", port, "--drain-seconds", "0") as bridge:
         bridge.wait_until_ready()
-        port = bridge.url.rpartition(":")[2]
         with opened(browser, bridge, complaints=("ERR_CONNECTION", "ERR_EMPTY_RESPONSE")) as shown:
             shown.mode("redis")
             shown.start()

@@ -70,7 +70,7 @@ def shown(browser: Browser, embedded: BridgeProcess) -> Iterator[Fake]:
     """A page that has just begun to connect. Time stands still but for what a test lets go by."""
     with opened(browser, embedded, script=FAKE_SOCKETS, own_clock=True) as bridged:
         bridged.mode("redis")
-        bridged.page.clock.pause_at(bridged.page.evaluate("Date.now() + 1000"))
+        bridged.page.clock.pause_at(bridged.page.evaluate("Date.now() + 20_000"))
         bridged.page.click("#start")
         yield Fake(bridged.page)
 

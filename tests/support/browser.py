@@ -28,7 +28,8 @@ def browser() -> Iterator[Browser]:
     arguments = ["--headless", *CHROMIUM_ARGUMENTS]
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=[*arguments, *as_root])
+        arguments += as_root
+        running = playwright.chromium.launch(executable_path=path, args=arguments, timeout=2 * WAIT_MILLISECONDS)
         yield running
         running.close()
 
