@@ -206,7 +206,8 @@ def test_a_redis_that_is_stopped_and_started(stack: Stack, tmp_path: Path) -> No
     ],
 )
 async def test_what_is_no_bridge(said: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.doctor.running.ASK_SECONDS", 0.5)
+    if not said:
+        monkeypatch.setattr("bridge.doctor.running.ASK_SECONDS", 0.5)
 
     async def serve(stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):

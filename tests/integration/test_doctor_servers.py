@@ -17,7 +17,7 @@ from tests.support.proxy import STALLED, proxy_of
 from tests.support.redis import BINARIES, RedisServer
 from tests.support.sentinel import watched_pair
 
-LONGEST_SECONDS = 20.0
+LONGEST_SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +85,7 @@ async def test_nobody_hears_a_probe_and_operators_count_no_listener(postgres: Po
 
 
 @pytest.mark.parametrize("pool_mode", ["transaction", "session"] if has_pgbouncer() else [])
-async def test_a_pooler(postgres: PostgresServer, pool_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if pool_mode == "transaction":
-        monkeypatch.setattr("bridge.doctor.postgres.HEAR_SECONDS", 1.0)
+async def test_a_pooler(postgres: PostgresServer, pool_mode: str) -> None:
     with pgbouncer(postgres, pool_mode) as url:
         findings = await at_postgres(url)
         if pool_mode == "session":
@@ -144,8 +142,7 @@ async def test_a_postgres_that_hangs_in_the_middle(monkeypatch: pytest.MonkeyPat
     assert finding.text == "PostgreSQL did not answer within 3 s while asking what it is"
 
 
-async def test_commits_that_wait_for_a_standby_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "HEAR_SECONDS", 1.0)
+async def test_commits_that_wait_for_a_standby_that_is_away() -> None:
     with postgres_server(synchronous_standby_names="ghost") as server, psycopg.connect(server.url()) as writer:
         writer.execute("CREATE TABLE t ()")
         writer.execute("NOTIFY x")

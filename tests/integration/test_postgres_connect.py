@@ -183,10 +183,7 @@ async def test_tls(kind: str) -> None:
 
 
 @pytest.mark.parametrize("pool_mode", ["transaction"] if has_pgbouncer() else [])
-async def test_a_transaction_pooler_is_refused(
-    postgres: PostgresServer, pool_mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bridge.links.postgres._PROOF_TIMEOUT_SECONDS", 0.5)
+async def test_a_transaction_pooler_is_refused(postgres: PostgresServer, pool_mode: str) -> None:
     with pgbouncer(postgres, pool_mode) as url:
         error = await refused(url)
     assert isinstance(error, PostgresUnusable)

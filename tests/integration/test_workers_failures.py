@@ -19,7 +19,7 @@ from tests.support.workers import (
     clients,
     closed,
     connections,
-    metrics,
+    measured,
     send,
     sessions,
     traffic,
@@ -46,7 +46,7 @@ def test_a_killed_worker_is_replaced_and_its_clients_go_on_elsewhere(stack: Stac
         running.wait_for_successor("worker 1", pid)
         assert re.search(r"ERROR +worker 1 \(pid \d+\) was ended by SIGKILL; it is started again", process.log())
         assert [one["restarts"] for one in running.workers()] == [1, 0]
-        found = metrics(process)
+        found = measured(process, bool)
         assert found["notify_bridge_process_restarts_total{role=worker}"] == 1
         assert found["notify_bridge_process_restarts_total{role=listener}"] == 0
         with connections(process, 20, at_once=False):  # who has none takes the next ones
@@ -84,7 +84,7 @@ def test_redis_and_a_worker_are_killed_and_nothing_is_lost(stack: Stack, setting
         stack.redis.kill()
         try:
             wait_until(
-                lambda: running.running.status()["mode"] == "direct",
+                lambda: running.status()["mode"] == "direct",
                 lambda: f"no fallback:\n{running.running.log()}",
             )
             flowing.flow()
@@ -93,7 +93,7 @@ def test_redis_and_a_worker_are_killed_and_nothing_is_lost(stack: Stack, setting
             stack.redis.start()
         running.wait_until_well()
         assert sessions(stack) == ["bridge listener"]
-        assert running.running.status()["mode"] == "redis"
+        assert running.status()["mode"] == "redis"
         flowing.flow()
         flowing.settle()
 

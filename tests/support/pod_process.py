@@ -16,9 +16,21 @@ class PodProcess:
     def __init__(self, running: BridgeProcess) -> None:
         self.running = running
 
+    def status(self) -> dict[str, Any]:
+        """/status of all of it. A worker whose supervisor does not answer in time speaks of itself alone."""
+        found: dict[str, Any] = {}
+
+        def of_all() -> bool:
+            found.clear()
+            found.update(self.running.status())
+            return "processes" in found
+
+        wait_until(of_all, lambda: f"the supervisor does not answer: {found}")
+        return found
+
     def processes(self) -> list[dict[str, Any]]:
         """What /status says of each process."""
-        found: list[dict[str, Any]] = self.running.status()["processes"]
+        found: list[dict[str, Any]] = self.status()["processes"]
         return found
 
     def workers(self) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.fleet import Traffic
+from tests.support.pod_process import PodProcess
 from tests.support.process import BridgeProcess, JsonClient, wait_until
 from tests.support.stack import Stack
 from tests.support.traffic import Writer
@@ -59,7 +60,7 @@ def clients(running: BridgeProcess, count: int) -> Iterator[list[JsonClient]]:
             return all(counts)
 
         def counted() -> bool:
-            counts[:] = [one["clients"] for one in running.status()["processes"] if one["role"] == "worker"]
+            counts[:] = [one["clients"] for one in PodProcess(running).workers()]
             return sum(counts) == count
 
         wait_until(spread, lambda: f"one worker takes them all: {counts}")
@@ -112,13 +113,17 @@ def metrics(running: BridgeProcess) -> dict[str, float]:
 
 
 def measured(running: BridgeProcess, condition: Callable[[dict[str, float]], object]) -> dict[str, float]:
-    """Metrics of which this holds: a process that did not answer in time is there with what it said before."""
+    """Metrics of a pod of which this holds.
+
+    A process that did not answer in time is there with what it said before, and a worker whose supervisor did not
+    answer in time speaks of itself alone.
+    """
     found: dict[str, float] = {}
 
     def holds() -> object:
         found.clear()
         found.update(metrics(running))
-        return condition(found)
+        return "notify_bridge_process_restarts_total{role=worker}" in found and condition(found)
 
     wait_until(holds, lambda: f"it stays at {found}")
     return found

@@ -201,12 +201,12 @@ def test_a_peer_that_takes_nothing_for_long_is_too_slow_however_little_waits(
 
 
 def test_a_quiet_peer_is_not_slow(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staying, "PEER_SECONDS", 0.05)
+    monkeypatch.setattr(staying, "PEER_SECONDS", 0.5)
 
     async def main(feed: HandFed, app: Starlette) -> None:
         async with socket(app) as client:
             await client.heard(1)
-            await anyio.sleep(0.2)
+            await anyio.sleep(1.5)
             feed.deliver(1)
             await client.heard(2)
             assert client.close_code is None

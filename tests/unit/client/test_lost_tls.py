@@ -91,7 +91,7 @@ def test_a_bridge_that_dies_without_a_word_is_come_back_to(loop: Loop, when: str
                 assert client.cursor == "1-2"
             tasks.cancel_scope.cancel()
 
-    run_on(loop, main, seconds=20)
+    run_on(loop, main)
     assert targets[2] == ("/ws?after=1-1" if when == "stream" else "/ws")
     assert [state.state for state in states if state.state == "waiting"] == ["waiting"] * 2
     assert all("Error" not in state.reason and "OfStream" not in state.reason for state in states), states

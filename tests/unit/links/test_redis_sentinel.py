@@ -58,9 +58,9 @@ async def test_the_newest_word_counts(silence: threading.Event, answers: list[An
 
 
 async def test_a_majority_is_enough_at_once(silence: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.links.redis_sentinel.GRACE_SECONDS", 10)
+    monkeypatch.setattr("bridge.links.redis_sentinel.GRACE_SECONDS", 1000)
     with trio.fail_after(30):
-        await found(silence, [SILENT, NEW, NEW], 10)
+        await found(silence, [SILENT, NEW, NEW], 1000)
 
 
 async def test_silence_ends_with_the_timeout(silence: threading.Event) -> None:
