@@ -10,7 +10,6 @@ What is held is shared: a chunk that waits for a hundred clients is one object, 
 """
 
 import enum
-import operator
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from bridge.core.cursor import OpenGap
 from bridge.core.position import Position
 from bridge.core.wire import TOO_SLOW
 from bridge.hub.encoding import Protocol
-from bridge.hub.lack import Lack
 
 if TYPE_CHECKING:
+    from bridge.hub.missed import Missed
     from bridge.hub.socket_client import SocketClient
 
 NOTHING: "deque[Chunk]" = deque(maxlen=0)
@@ -41,10 +41,18 @@ class State(enum.Enum):
 class Chunk:
     """Bytes of one or several whole messages, and how many clients hold them."""
 
-    __slots__ = ("answer", "before", "data", "gaps", "holders", "size")
+    __slots__ = ("answer", "before", "data", "gaps", "goes_back", "holders", "make", "missed", "size")
 
     def __init__(
-        self, data: bytes, before: Position | None = None, gaps: tuple[Lack, ...] = (), *, answer: bool = False
+        self,
+        data: bytes,
+        before: Position | None = None,
+        gaps: tuple[OpenGap, ...] = (),
+        *,
+        goes_back: bool = False,
+        answer: bool = False,
+        make: Callable[[], bytes] | None = None,
+        missed: "Missed | None" = None,
     ) -> None:
         self.data = data
         self.size = len(data)
@@ -52,9 +60,19 @@ class Chunk:
         self.before = before
         """Where its clients stood before it; None where it moves nobody."""
         self.gaps = gaps
-        """The open gaps that it says something of."""
+        """The open gaps that it says something of, as its clients had them before."""
+        self.goes_back = goes_back
+        """Whether its client may have stood further on before that: it wanted a replay."""
         self.answer = answer
         """Whether it is for one client alone, which must not miss it."""
+        self.make = make
+        """Makes an answer anew, if it says where its client stands."""
+        self.missed = missed
+        """What it says to be lost: who misses that misses all of it."""
+
+    def anew(self) -> "Chunk":
+        """An answer as it is right when its client has been told what it missed before."""
+        return self if self.make is None else Chunk(self.make(), answer=True, make=self.make)
 
 
 class Buffers:
@@ -71,10 +89,10 @@ class Buffers:
         """Bytes held, a chunk shared by several clients once."""
         self.holding: set[Client] = set()
         self.ended: list[Client] = []
-        self.on_recovered: Callable[[SocketClient], None] = _nothing
-        """Called when a lagging client holds nothing any more, and can take messages again."""
-        self.is_before: Callable[[Position, Position], bool] = operator.lt
-        """Whether one position comes before another one, as far as they can be compared."""
+        self.on_recovered: Callable[[SocketClient, Missed], None] = _nothing
+        """Called when a lagging client holds nothing any more, and can take messages again, with what it missed."""
+        self.is_before: Callable[[Position, Position], bool | None] = lambda _one, _other: None
+        """Whether one position comes before another one; None where they are not related."""
         self.on_lagging: Callable[[], None] = lambda: None
         """Called when a client begins to miss messages."""
 
@@ -130,9 +148,12 @@ class Client(ABC):
         """Of the first chunk that is held, so many bytes have left."""
         self._drained: anyio.Event | None = None
 
-    def put(self, data: bytes) -> None:
-        """Send whole messages to this client alone, after all before. For answers: they are never missed."""
-        self.write(Chunk(data, answer=True))
+    def put(self, data: bytes, make: Callable[[], bytes] | None = None) -> None:
+        """Send whole messages to this client alone, after all before. For answers: they are never missed.
+
+        `make` gives the same with the cursor of another time: what the client has missed is told first.
+        """
+        self.write(Chunk(data, answer=True, make=make))
 
     @abstractmethod
     def write(self, chunk: Chunk) -> None:
@@ -188,5 +209,5 @@ class Client(ABC):
             self._drained = None
 
 
-def _nothing(client: "SocketClient") -> None:
+def _nothing(client: "SocketClient", missed: "Missed") -> None:
     """Until a hub wants to know."""

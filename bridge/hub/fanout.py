@@ -7,8 +7,9 @@ apart by that. Otherwise an event's id says all, and nothing is told apart.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from bridge.core.cursor import Cursor
+from bridge.core.cursor import Cursor, OpenGap
 from bridge.core.events import Event, Published
 from bridge.core.position import Position
 from bridge.core.wire import text_frame
@@ -17,6 +18,9 @@ from bridge.hub.encoding import FinalGap, Message, Protocol, encode, event_messa
 from bridge.hub.lack import Lack
 from bridge.hub.members import Members
 from bridge.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from bridge.hub.missed import Missed
 
 JOINED_BYTES = 256 * 1024
 
@@ -71,7 +75,7 @@ class Fanout:
         self,
         clients: Iterable[Client],
         message: Callable[[Cursor], Message],
-        said: tuple[Lack, ...] = (),
+        said: tuple[OpenGap, ...] = (),
         before: Position | None = None,
         *,
         events: int = 0,
@@ -101,6 +105,13 @@ class Fanout:
             client.put(data)
             self._metrics.bytes_sent.inc(len(data))
         self.count_lost(messages)
+
+    def say_lost(self, client: Client, message: Message, missed: "Missed") -> None:
+        """To one client alone: something is lost for it."""
+        chunk = Chunk(encode(client.protocol, message), missed=missed)
+        client.write(chunk)
+        self._metrics.bytes_sent.inc(chunk.size)
+        self.count_lost((message,))
 
     def count_replay(self, events: int, others: Iterable[Message], sent_bytes: int) -> None:
         """One client was told from the history: so many events, and these other messages."""

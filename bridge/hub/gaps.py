@@ -49,7 +49,7 @@ class Gaps:
     def late(self, event: Event) -> None:
         """Tell a late event to those who lack it. A replay that is under way does not bring it again."""
         wanted = [client for group in self._members.match(event) for client in group.clients]
-        said: dict[Lack, None] = {}
+        said: dict[Lack, OpenGap] = {}
         told: list[Client] = []
         known: dict[Lack, bool] = {}
         for client in wanted:
@@ -64,12 +64,16 @@ class Gaps:
                 if known[lack] and self._members.wants(client, event, lack.gap):
                     lacks.append(lack)
             if lacks or self._was_owed(client, event):
-                said.update(dict.fromkeys(lacks))
+                touched = [*lacks, *(lack for lack in replaying if self._lacks(event, lack))]
+                said.update((lack, lack.gap) for lack in touched)
                 told.append(client)
                 self.mark(event, replaying)
         for lack in said:
-            lack.gap = lack.gap.advanced(event.position, self._timeline)
-        self._fanout.tell(told, lambda cursor: event_message(event, cursor), tuple(said), events=1)
+            if not lack.replaying:
+                lack.gap = lack.gap.advanced(event.position, self._timeline)
+        for mine, cohort in self._members.cohorts(told).items():
+            gaps = tuple(said[lack] for lack in mine if lack in said)
+            self._fanout.tell(cohort, lambda cursor: event_message(event, cursor), gaps, events=1)
 
     def mark(self, event: Event, lacks: Iterable[Lack]) -> None:
         """An event came to a client that lacks these, and to no other one: they need not bring it."""
@@ -115,7 +119,8 @@ class Gaps:
             for lacks, cohort in self._members.cohorts(clients).items():
                 for client in cohort:
                     self._members.lack(client, (*lacks, *lack))
-        self._fanout.tell(clients, lambda cursor: gap_message(gap, cursor), lack, before)
+        said = tuple(one.gap for one in lack)
+        self._fanout.tell(clients, lambda cursor: gap_message(gap, cursor), said, before)
 
     def settle(self, bounds: Bounds, lost: GapReason | None) -> None:
         """A pending gap has ended, filled or `lost`. Whoever lacks something in it is told, once all that it is tied to
@@ -136,7 +141,7 @@ class Gaps:
                 left = tuple(one for one in left if one not in same)
                 for client in clients:
                     self._members.lack(client, left)
-                self._fanout.tell(clients, partial(end_message, lack), same)
+                self._fanout.tell(clients, partial(end_message, lack), tuple(one.gap for one in same))
                 if lost is None and (here := self._fanout.cursor_of(left)) is not None:
                     self._fanout.count_lost([end_message(lack, here)])  # else it is where it comes from, for all
             for lack in left:

@@ -10,22 +10,22 @@ from functools import partial
 
 import anyio
 
-from bridge.core.cursor import Cursor, OpenGap
+from bridge.core.cursor import Cursor
 from bridge.core.events import Event, Filled, Gap, Past, Published
 from bridge.core.history import History
 from bridge.core.position import Position, Timeline
 from bridge.core.topics import Subscription
 from bridge.core.wire import OVERLOADED, PING_FRAME, TOO_SLOW, position_json, subscribed_json
 from bridge.hub.client import Buffers, Client, State
-from bridge.hub.encoding import Message, encode, lost_messages
+from bridge.hub.encoding import Message, encode
 from bridge.hub.fanout import Fanout
 from bridge.hub.gaps import Gaps
 from bridge.hub.lack import Lack
 from bridge.hub.members import Members, Wish
+from bridge.hub.missed import tell_missed
 from bridge.hub.past import tell_past
 from bridge.hub.resume import resume
 from bridge.hub.retry import retry_seconds
-from bridge.hub.socket_client import SocketClient
 from bridge.telemetry import Metrics, log
 
 TICK_SECONDS = 5.0
@@ -74,9 +74,9 @@ class Hub:
         self._greeting: tuple[tuple[object, ...], bytes] | None = None
         """Who was told `subscribed` last: in which form, for what and where; and how."""
         self._ticks = 0
-        buffers.on_recovered = self._recovered
+        buffers.on_recovered = partial(tell_missed, self)
         buffers.on_lagging = metrics.slow_drops.inc
-        buffers.is_before = self._is_before
+        buffers.is_before = self.is_before
 
     @property
     def position(self) -> Position | None:
@@ -146,6 +146,11 @@ class Hub:
         if member is not None and not member.heard:
             return next((wish.cursor for wish in member.awaited.values()), None)
         return self.fanout.cursor_of(self.members.lacking.get(client, ()))
+
+    def is_before(self, one: Position, other: Position) -> bool | None:
+        """Whether one position comes before another one; None where they are not related."""
+        there = self.timeline.convert(one, other.term)
+        return None if there is None else there < other
 
     def remove(self, client: Client) -> None:
         """Forget a client; harmless if it is not there (any more)."""
@@ -225,13 +230,21 @@ class Hub:
         if member.awaited:
             client.run(partial(self._begin_after, client))
 
-    def greet(self, client: Client, name: str | None, wish: Wish, cursor: Cursor | None) -> None:
-        """Say `subscribed`: from this cursor on nothing is missed."""
+    def greet(self, client: Client, name: str | None, wish: Wish, cursor: Cursor | None, *, anew: bool = True) -> None:
+        """Say `subscribed`: from this cursor on nothing is missed. Where what was missed is told before it, another one
+        is said `anew`, or not."""
+        make = partial(self._greeting_now, client, name, wish)
+        client.put(self._greeting_at(client, name, wish, cursor), make if anew else None)
+
+    def _greeting_now(self, client: Client, name: str | None, wish: Wish) -> bytes:
+        return self._greeting_at(client, name, wish, self.cursor(client))
+
+    def _greeting_at(self, client: Client, name: str | None, wish: Wish, cursor: Cursor | None) -> bytes:
         said = client.protocol, name, wish.subscription, cursor
         if self._greeting is None or self._greeting[0] != said:  # in a crowd one after the other is told the same
             data = subscribed_json(name, wish.subscription, cursor)
             self._greeting = said, encode(client.protocol, Message(data, "subscribed", str(cursor or "")))
-        client.put(self._greeting[1])
+        return self._greeting[1]
 
     async def _begin_after(self, client: Client) -> None:
         """As a task of the client: each may begin the next one."""
@@ -257,30 +270,6 @@ class Hub:
     def _deliver_in_order(self, events: Sequence[Event]) -> None:
         self.history.extend(events)
         self.fanout.events(events)
-
-    def _recovered(self, client: SocketClient) -> None:
-        """A lagging client takes messages again: tell it what it missed."""
-        after, lacks = client.end_lag()
-        if client not in self.members:
-            return
-        told = [lack for lack in lacks if not self._lies_behind(lack.gap, after)]
-        left = tuple(one for one in self.members.lacking.get(client, ()) if one not in lacks)
-        self.members.lack(client, left)
-        cursor = self.cursor(client)
-        if cursor is None:
-            return
-        last = Gap(after, cursor.position.plus(1), "slow_client") if after is not None else None
-        base = Cursor(after or cursor.position, tuple(lack.gap for lack in left))
-        self.fanout.say(client, lost_messages([lack.gap for lack in told], last, "slow_client", base, cursor))
-
-    def _is_before(self, one: Position, other: Position) -> bool:
-        there = self.timeline.convert(one, other.term)
-        return there is not None and there < other
-
-    def _lies_behind(self, gap: OpenGap, position: Position | None) -> bool:
-        """Whether the whole gap is newer than the position."""
-        there = self.timeline.convert(position, gap.after.term) if position is not None else None
-        return there is not None and there <= gap.after
 
     def _shed(self) -> None:
         """Take away the fullest buffers until all together fit again."""

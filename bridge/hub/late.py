@@ -68,6 +68,7 @@ class LateReplay:
     def go_on(self) -> bool:
         """One round of what comes late; True if that was all."""
         hub, client, lacks = self._hub, self._client, self._lacks
+        began = [lack.gap for lack in lacks]
         insides = [hub.history.inside(lack.gap) for lack in lacks]
         frames: list[bytes] = []
         ends: list[Message] = []
@@ -83,11 +84,11 @@ class LateReplay:
                 frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
                 size += len(frames[-1])
             if size > self._round_bytes or looked >= self._round_events:
-                self._send(frames)
+                self._send(frames, [gap for gap, lack in zip(began, lacks, strict=True) if gap is not lack.gap])
                 return False
         for lack, inside_it in zip(lacks, insides, strict=True):
             ends += self._end(lack, inside_it)
-        self._send([*frames, *(encode(client.protocol, message) for message in ends)], ends)
+        self._send([*frames, *(encode(client.protocol, message) for message in ends)], began, ends)
         return True
 
     def _own(self, gap: OpenGap) -> Lack:
@@ -157,7 +158,7 @@ class LateReplay:
         left = [one for one in hub.members.lacking.get(client, ()) if one is not lack]
         same = [one for one in left if one.gap.bounds == gap.bounds and not one.replaying]
         common = next((one for one in same if one.gap.sub is None), None)
-        if inside.rest == "pending":
+        if inside.rest == "pending" and lack.told is None:
             lack.gap, lack.ties = replace(gap, silent=False), set(inside.ties)
             if common is not None and not gap.had:
                 both = Lack(replace(lack.gap, sub=None), set(common.ties), common.lost)
@@ -165,7 +166,7 @@ class LateReplay:
             if same or not gap.silent:
                 return []
             return self._told(lambda cursor: gap_message(Gap(*gap.bounds, "failover", pending=True), cursor))
-        lack.lost = self._wish.ended[gap.bounds] = "failover" if inside.rest == "lost" else None
+        lack.lost = self._wish.ended[gap.bounds] = None if inside.rest == "filled" else "failover"
         if lack.lost is not None:
             left = [one for one in left if one not in same]
         hub.members.lack(client, tuple(left))
@@ -177,9 +178,9 @@ class LateReplay:
         cursor = self._hub.cursor(self._client)
         return [] if cursor is None else [message(cursor)]
 
-    def _send(self, frames: list[bytes], others: Sequence[Message] = ()) -> None:
-        """Messages, of which `others` are no events."""
+    def _send(self, frames: list[bytes], gaps: Sequence[OpenGap], others: Sequence[Message] = ()) -> None:
+        """Messages about these gaps, as they were before; `others` among them are no events."""
         if frames:
-            chunk = Chunk(b"".join(frames), None, self._lacks)
+            chunk = Chunk(b"".join(frames), None, tuple(gaps))
             self._hub.fanout.count_replay(len(frames) - len(others), others, chunk.size)
             self._client.write(chunk)

@@ -1,7 +1,7 @@
 """Who hears what: clients, their subscriptions, the groups of those that hear the same, and what each still lacks."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from bridge.core.cursor import Cursor, OpenGap, concerning, sub_digest
@@ -170,6 +170,19 @@ class Members:
             self.lacking[client] = gaps
         else:
             self.lacking.pop(client, None)
+
+    def end_lacks(self, client: Client, ended: Collection[Bounds], lost: GapReason) -> tuple[OpenGap, ...]:
+        """The client is told that what it lacked between these bounds is lost. What it lacks beside that."""
+        lacks = self.lacking.get(client, ())
+        for lack in lacks:
+            if lack.gap.bounds in ended and lack.replaying:
+                lack.gap, lack.told = replace(lack.gap, silent=True), lost  # what is left of it needs no word
+        left = tuple(lack for lack in lacks if lack.replaying or lack.gap.bounds not in ended)
+        self.lack(client, left)
+        member = self._members[client]
+        for wish in (*(heard.wish for heard in member.heard.values()), *member.awaited.values()):
+            wish.ended.update((bounds, lost) for bounds in wish.gaps.intersection(ended))
+        return tuple(lack.gap for lack in left)
 
     def _regroup(self, client: Client, member: Member) -> None:
         self._leave(client, member)

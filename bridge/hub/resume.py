@@ -71,6 +71,8 @@ class Resumption:
         self._late: LateReplay | None = None
         """For a client that hears something already."""
         self._since: Position | None = None
+        self._goes_back = True
+        """Whether nothing was sent of the replay yet."""
         self._round_bytes = min(ROUND_BYTES, hub.buffers.client_bytes // 2)
 
     @property
@@ -156,7 +158,8 @@ class Resumption:
         lacks = hub.members.lacking.get(client, ())
         hears = bool(hub.members.get(client).heard)
         # Who loses the gap that follows must not go on from behind it.
-        hub.greet(client, self._name, self._wish, hub.fanout.cursor_of(lacks) if hears else cursor)
+        told = hub.fanout.cursor_of(lacks) if hears else cursor
+        hub.greet(client, self._name, self._wish, told, anew=hears)
         hub.join(client, self._name, (), hub.position)
         here = hub.fanout.cursor_of(lacks)
         if here is None:
@@ -197,8 +200,7 @@ class Resumption:
         if not self._hub.history.knows(cursor.position):
             self._skip(cursor)
             return True
-        begun_at = cursor.position
-        said = tuple(Lack(gap, set()) for gap in cursor.open_gaps)
+        begun = cursor
         frames: list[bytes] = []
         others: list[Message] = []
         size = 0
@@ -213,11 +215,11 @@ class Resumption:
             if size > self._round_bytes or looked >= ROUND_EVENTS:
                 break
         else:
-            self._send(frames, others, begun_at, said)
+            self._send(frames, others, begun, cursor)
             lacks = tuple(Lack(gap, set(ties[gap.bounds])) for gap in cursor.open_gaps)
             self._hub.join(self._client, self._name, lacks, self._since)
             return True
-        self._send(frames, others, begun_at, said)
+        self._send(frames, others, begun, cursor)
         return False
 
     def _skip(self, cursor: Cursor) -> None:
@@ -276,9 +278,13 @@ class Resumption:
                 gaps[-1] = gaps[-1].advanced(item.position, self._hub.timeline)
             yield (event_message(item, here()) if wants(item) else None), here()
 
-    def _send(self, frames: list[bytes], others: list[Message], before: Position, said: tuple[Lack, ...]) -> None:
-        """Messages that follow `before`; those of `others` among them are no events."""
+    def _send(self, frames: list[bytes], others: list[Message], before: Cursor, after: Cursor) -> None:
+        """Messages between these cursors; those of `others` among them are no events."""
         if frames:
-            chunk = Chunk(b"".join(frames), before, said)
+            known = {gap.bounds for gap in before.open_gaps}
+            opened = [gap for gap in after.open_gaps if gap.bounds not in known]
+            said = (*(gap for gap in before.open_gaps if gap not in after.open_gaps), *opened)
+            chunk = Chunk(b"".join(frames), before.position, said, goes_back=self._goes_back)
+            self._goes_back = False
             self._hub.fanout.count_replay(len(frames) - len(others), others, chunk.size)
             self._client.write(chunk)

@@ -16,11 +16,10 @@ from itertools import islice
 
 import trio
 
-from bridge.core.position import Position
 from bridge.core.wire import TOO_SLOW
 from bridge.hub.client import Buffers, Chunk, Client, StartSoon, State
 from bridge.hub.encoding import Protocol, goodbye, message_end
-from bridge.hub.lack import Lack
+from bridge.hub.missed import Missed
 
 CLOSE_SECONDS = 10.0
 """How long a closing client may take to read its close frame and to answer; past it the connection is reset."""
@@ -34,8 +33,6 @@ _BUFFERS_A_CALL = 256  # the kernel takes up to 1024 (IOV_MAX)
 _BYTES_A_TURN = 1 << 20  # then other tasks get a turn
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-_NO_GAPS: frozenset[Lack] = frozenset()
-
 
 class SocketClient(Client):
     """One client's connection, after its handshake.
@@ -43,17 +40,13 @@ class SocketClient(Client):
     `start_soon` runs the client's own short-lived tasks; they must be cancelled before the socket is closed.
     """
 
-    __slots__ = ("_answer_bytes", "_answers", "_raw", "_rest", "_writing", "lagging", "missed_after", "missed_gaps")
+    __slots__ = ("_answer_bytes", "_answers", "_missed", "_raw", "_rest", "_writing")
 
     def __init__(self, raw: socket.socket, start_soon: StartSoon, buffers: Buffers, protocol: Protocol = "ws") -> None:
         super().__init__(start_soon, buffers, protocol)
         self.send = raw.send
-        self.lagging = False
-        """Whether it has missed messages, and is still busy with those before them."""
-        self.missed_after: Position | None = None
-        """Where it stood before the first message that it missed."""
-        self.missed_gaps = _NO_GAPS
-        """The open gaps of which it missed a message."""
+        self._missed: Missed | None = None
+        """What it has missed while it is busy with the messages before that; None where it does not lag."""
         self._answers: list[Chunk] = []
         """Which wait until it does not lag any more, and count as held."""
         self._answer_bytes = 0
@@ -61,6 +54,11 @@ class SocketClient(Client):
         """Of a message that was begun, the rest: it is held alone, or first."""
         self._raw = raw
         self._writing = False
+
+    @property
+    def lagging(self) -> bool:
+        """Whether it has missed messages, and is still busy with those before them."""
+        return self._missed is not None
 
     def write(self, chunk: Chunk) -> None:
         if self.blocked:
@@ -93,14 +91,13 @@ class SocketClient(Client):
         if self.state is not State.OPEN:
             return
         fits = self.held_bytes + chunk.size - sent <= self._buffers.client_bytes
-        begun = sent or (chunk.answer and not self._held)
-        if self.lagging:
-            self._miss(chunk)
+        begun = sent or (not self._held and (chunk.answer or chunk.missed is not None))
+        if self._missed is not None:
+            self._miss(chunk, self._missed)
         elif fits or (begun and self._buffers.drops):
             self._keep(chunk, sent)
         elif self._buffers.drops:
-            self._lag()
-            self._miss(chunk)
+            self._miss(chunk, self._lag())
             if not self._held:
                 self._start_soon(self._recover_later)
         else:
@@ -115,19 +112,14 @@ class SocketClient(Client):
         if not self._buffers.drops or 2 * self._answer_bytes > self.held_bytes:
             self.end(code, reason, drop=True)
             return
-        self._lag()
+        since, missed = self._missed, self._lag()
         later = self._take_answers()
         for chunk in [*self._drop_but_half_message(), *later]:
-            self._miss(chunk)
+            self._miss(chunk, missed)
+        if since is not None:
+            missed.follow(since)
         if not self._held:
             self._start_soon(self._recover_later)
-
-    def end_lag(self) -> tuple[Position | None, frozenset[Lack]]:
-        """Take messages again; what was missed since when, and in which open gaps."""
-        missed = self.missed_after, self.missed_gaps
-        self.lagging, self.missed_after, self.missed_gaps = False, None, _NO_GAPS
-        self.blocked = bool(self._held) or self.state is not State.OPEN
-        return missed
 
     def end(self, code: int, reason: str = "", *, drop: bool = False, frame: bytes | None = None) -> None:
         """Send a goodbye as the last thing; with `drop`, instead of what is held.
@@ -209,22 +201,22 @@ class SocketClient(Client):
         if self.state is State.CLOSING and self.protocol == "sse":
             with suppress(OSError):
                 self._raw.shutdown(socket.SHUT_WR)  # the end of the stream; the peer closes then
-        elif self.state is State.OPEN and self.lagging:
+        else:
             self._recover()
 
-    def _lag(self) -> None:
-        if not self.lagging:
-            self.lagging = self.blocked = True
+    def _lag(self) -> Missed:
+        """Miss messages from here on, which is the beginning of what it gives."""
+        if self._missed is None:
+            self.blocked = True
             self._buffers.on_lagging()
+        self._missed = Missed(self._buffers.is_before)
+        return self._missed
 
-    def _miss(self, chunk: Chunk) -> None:
+    def _miss(self, chunk: Chunk, missed: Missed) -> None:
         if chunk.answer:
             self._wait(chunk)
-            return
-        before, earliest = chunk.before, self.missed_after
-        if earliest is None or (before is not None and self._buffers.is_before(before, earliest)):
-            self.missed_after = before  # a replay that is missed too may begin earlier
-        self.missed_gaps = self.missed_gaps.union(chunk.gaps)
+        else:
+            missed.add(chunk)
 
     def _wait(self, answer: Chunk) -> None:
         if self.state is not State.OPEN:
@@ -251,14 +243,17 @@ class SocketClient(Client):
 
     def _recover(self) -> None:
         """All before what it missed has left: it is told what that was, and gets the answers that waited for it."""
+        missed = self._missed
+        if missed is None or self._held or self.state is not State.OPEN:
+            return
         waiting = self._take_answers()
-        self._buffers.on_recovered(self)
+        self._missed, self.blocked = None, False
+        self._buffers.on_recovered(self, missed)
         for chunk in waiting:
-            self.write(chunk)
+            self.write(chunk.anew())
 
     async def _recover_later(self) -> None:
-        if self.lagging and not self._held and self.state is State.OPEN:
-            self._recover()
+        self._recover()
 
     def _views(self) -> list[bytes | memoryview]:
         views: list[bytes | memoryview] = [chunk.data for chunk in islice(self._held, _BUFFERS_A_CALL)]
@@ -297,6 +292,7 @@ class SocketClient(Client):
 
     def _emptied(self) -> None:
         super()._emptied()
+        self._rest = None
         self.blocked = self.lagging or self.state is not State.OPEN
         if self._answers:
             self.held_bytes = self._answer_bytes

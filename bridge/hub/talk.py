@@ -34,7 +34,7 @@ class Talk:
         try:
             self._do(self._patience.read(message, self._clock()))
         except Refused as error:
-            self._put(error_json(error.code, str(error)), "error")
+            self._client.put(encode(self._client.protocol, Message(error_json(error.code, str(error)), "error")))
         if self._patience.enough is not None:
             self._client.end(POLICY_VIOLATION, self._patience.enough)
 
@@ -46,7 +46,7 @@ class Talk:
                 if not self._hub.unsubscribe(self._client, sub):
                     raise Refused("bad_message", f"there is no subscription {_named(sub)} to end")
             case Ping():
-                self._put(pong_json(self._hub.cursor(self._client)), "pong")
+                self._client.put(self._pong(), self._pong)
             case _:
                 assert_never(message)
 
@@ -59,8 +59,8 @@ class Talk:
             )
         self._hub.subscribe(self._client, asked.sub, subscription, asked.after)
 
-    def _put(self, data: bytes, kind: str) -> None:
-        self._client.put(encode(self._client.protocol, Message(data, kind)))
+    def _pong(self) -> bytes:
+        return encode(self._client.protocol, Message(pong_json(self._hub.cursor(self._client)), "pong"))
 
 
 def _named(sub: str | None) -> str:

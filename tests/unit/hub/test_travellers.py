@@ -12,10 +12,11 @@ from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from bridge.core.grants import EVERYTHING
 from bridge.core.topics import Subscription
-from bridge.core.wire import pong_json
 from bridge.hub import Buffers
-from bridge.hub.encoding import Message, Protocol, encode
+from bridge.hub.encoding import Protocol
+from bridge.hub.talk import Talk
 from bridge.telemetry import log
 from tests.support.hub_world import CHANNELS, UNLIMITED, Traveller, Worker, World
 
@@ -26,6 +27,7 @@ FEEDS = ["lose_log", "open_session", "lose_session", "join", "join", "stall", "u
 LOSSES = ["break_log", "join_anyway", "restart", "trim"]
 MOVES = ["leave", "go", "leave", "go", "wait", "pong", "tick"]
 READING = ["stop", "read", "read"]
+SLOWLY = [*READING, "trickle", "trickle", "shed"]
 
 BOTH = Subscription(frozenset(CHANNELS))
 ONLY_A, ONLY_B = Subscription(frozenset({"a"})), Subscription(frozenset({"b"}))
@@ -114,13 +116,15 @@ class Scene:
             case "tick":
                 worker.hub.tick(after_pause=True)
             case "pong" if connection is not None:
-                cursor = connection.worker.hub.cursor(connection.client)
-                pong = Message(pong_json(cursor), "pong", str(cursor or ""))
-                connection.client.put(encode(connection.client.protocol, pong))
+                Talk(connection.worker.hub, connection.client, EVERYTHING, trio.current_time).hear('{"type":"ping"}')
             case "stop" if connection is not None:
                 connection.socket.room = 40 * much
             case "read" if connection is not None:
                 connection.socket.give_room(200 * much or UNLIMITED)
+            case "trickle" if connection is not None:
+                connection.socket.give_room(17 * (much + 1))
+            case "shed" if connection is not None:
+                connection.client.too_slow()
         await wait_all_tasks_blocked()
         for each in self.travellers:
             each.take()
@@ -198,6 +202,13 @@ def complaints(scene: Scene) -> list[str]:
     return found
 
 
+def ended_twice(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The gaps that a client was told the end of more than once."""
+    ends = [message for message in messages if message["type"] in ("gap", "filled") and not message.get("pending")]
+    bounds = [(end["after"], end["before"]) for end in ends if end.get("reason") != "unknown_position"]
+    return [one for one in dict.fromkeys(bounds) if bounds.count(one) > 1]
+
+
 ROOMY: dict[str, Any] = {"history_entries": 10_000, "client_bytes": 1 << 20, "drops": False}
 ONE_EACH: list[dict[str | None, Subscription]] = [{None: BOTH}, {None: ONLY_A}, {None: ONLY_B}, {None: BOTH}]
 
@@ -225,11 +236,39 @@ def test_each_event_comes_once_or_a_gap_says_so(steps: list[Step], history_entri
     assert complaints(scene) == []
 
 
-@given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, READING), st.sampled_from([4, 1000]), st.booleans())
+SHED_BEHIND_A_BREAK: list[Step] = [
+    *(("commit_b", 3, 0), ("commit", 1, 0), ("stall", 3, 9), ("go", 3, 9), ("break_log", 2, 1), ("trickle", 3, 9)),
+    *(("trim", 1, 0), ("commit", 3, 3), ("unstall", 0, 5), ("lose_log", 3, 1), ("join", 1, 5), ("shed", 3, 0)),
+]
+"""What is held is taken away when something that nothing relates to it was missed already."""
+
+A_GAP_OVERTAKEN: list[Step] = [
+    *(("commit", 0, 2), ("go", 3, 2), ("stop", 3, 0), ("work", 0, 5), ("commit", 2, 9), ("wait", 3, 5)),
+    *(("stop", 3, 5), ("shed", 3, 3), ("leave", 3, 0)),
+]
+"""The gap that says what was missed is held when more is missed."""
+
+A_GAP_OPENS_IN_A_REPLAY: list[Step] = [
+    *(("lose_log", 3, 1), ("go", 2, 0), ("leave", 2, 9), ("commit", 1, 3), ("go", 2, 3), ("trickle", 2, 0)),
+    *(("open_session", 3, 2), ("shed", 2, 1), ("read", 2, 9)),
+]
+"""The replay that tells of a pending gap is missed."""
+
+
+@given(
+    scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, SLOWLY),
+    st.sampled_from([4, 1000]),
+    st.sampled_from([300, 1500]),
+    st.booleans(),
+)
+@example(SHED_BEHIND_A_BREAK, 1000, 600, True)
+@example(A_GAP_OVERTAKEN, 1000, 300, True)
+@example(A_GAP_OPENS_IN_A_REPLAY, 1000, 1500, True)
 @settings(deadline=None)
-def test_clients_that_read_slowly(steps: list[Step], history_entries: int, drops: bool) -> None:
-    scene = run_scene(steps, ONE_EACH, history_entries=history_entries, client_bytes=1500, drops=drops)
+def test_clients_that_read_slowly(steps: list[Step], history_entries: int, client_bytes: int, drops: bool) -> None:
+    scene = run_scene(steps, ONE_EACH, history_entries=history_entries, client_bytes=client_bytes, drops=drops)
     assert complaints(scene) == []
+    assert [ended_twice(traveller.messages) for traveller in scene.travellers] == [[], [], [], []]
 
 
 BURST_INTO_A_FULL_SOCKET: list[Step] = [
