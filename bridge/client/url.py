@@ -87,10 +87,12 @@ def _text(name: str, value: object, problem: str) -> str:
 def _in_dns(netloc: str) -> str:
     """The same with the host's name in the form that DNS and certificates have. Raises UnicodeError."""
     userinfo, at, address = netloc.rpartition("@")
-    if address.isascii():
-        address.encode("idna")  # as it is sent
+    if address.startswith("["):  # an address of IPv6
         return netloc
     host, colon, port = address.partition(":")
+    if host.isascii():
+        host.encode("idna")  # as it is sent
+        return netloc
     return f"{userinfo}{at}{idna.encode(host, uts46=True).decode()}{colon}{port}"
 
 

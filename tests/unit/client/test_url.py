@@ -97,6 +97,11 @@ def test_a_host_that_dns_cannot_have_is_said_to_be_wrong(host: str) -> None:
         websocket_url(f"http://{host}", [], [], name="--url")
 
 
+@pytest.mark.parametrize("address", ["x" * 63 + ":65535", "[fe80::%25" + "x" * 60 + "]:65535"], ids=["name", "IPv6"])
+def test_a_port_does_not_make_a_host_longer(address: str) -> None:
+    assert websocket_url(f"http://{address}", [], []) == f"ws://{address}/ws"
+
+
 def test_a_refusal_shows_no_secret() -> None:
     with pytest.raises(SettingsError) as refused:
         websocket_url("ftp://user:secret@h?token=secret", [], [])
