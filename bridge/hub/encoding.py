@@ -3,12 +3,11 @@
 The JSON is the same in all. A block has the cursor as its `id:`, which the browser gives back as `Last-Event-ID`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from bridge.core import events
-from bridge.core.cursor import Cursor, OpenGap
+from bridge.core.cursor import Cursor
 from bridge.core.events import Event, Filled, Gap, GapReason, Published
 from bridge.core.wire import close_frame, frame_end, text_frame
 from bridge.hub.lack import Lack
@@ -75,23 +74,6 @@ def end_message(lack: Lack, cursor: Cursor) -> Message:
         return gap_message(Gap(after, before, lack.lost), cursor)
     text = str(cursor)
     return Message(events.filled_json(Filled(after, before), text), "filled", text)
-
-
-def lost_messages(
-    lost: Sequence[OpenGap], last: Gap | None, reason: GapReason, base: Cursor, end: Cursor
-) -> list[Message]:
-    """Final gaps for these open ones, and then the `last` one, to clients that stand at `base` but for what is lost.
-
-    They stand at `end` after all of it. Each cursor says what has been told by then: the connection may end in between.
-    """
-    gaps = [Gap(gap.after, gap.before, reason) for gap in lost]
-    told = [Cursor(base.position, (*lost[index + 1 :], *base.open_gaps)) for index in range(len(gaps))]
-    if last is not None:
-        gaps.append(last)
-        told.append(end)
-    elif told:
-        told[-1] = end
-    return [gap_message(gap, cursor) for gap, cursor in zip(gaps, told, strict=True)]
 
 
 def goodbye(protocol: Protocol, code: int, reason: str) -> bytes:

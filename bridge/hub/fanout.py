@@ -98,14 +98,6 @@ class Fanout:
                 sent_bytes += chunk.size
         self._count(deliveries, sent_bytes)
 
-    def say(self, client: Client, messages: Sequence[Message]) -> None:
-        """These messages to one client alone."""
-        for message in messages:
-            data = encode(client.protocol, message)
-            client.put(data)
-            self._metrics.bytes_sent.inc(len(data))
-        self.count_lost(messages)
-
     def say_lost(self, client: Client, message: Message, missed: "Missed") -> None:
         """To one client alone: something is lost for it."""
         chunk = Chunk(encode(client.protocol, message), missed=missed)

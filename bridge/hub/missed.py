@@ -1,11 +1,11 @@
-"""What a lagging client has missed, and how it is told, once it takes messages again.
+"""What is lost for one client: what it has missed while it lagged, and how it is told.
 
 One gap for what came in order, and one for each open gap of which it missed something: nothing fills these for it any
 more. The connection may end between two of them. So the first cursor already says where the client stands after all,
 but shows each open gap that was not ended by then as it was before anything of it was missed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from bridge.core.cursor import Cursor, OpenGap
@@ -29,7 +29,7 @@ class Missed:
 
     __slots__ = ("_goes_back", "_is_before", "after", "gaps", "moves")
 
-    def __init__(self, is_before: IsBefore) -> None:
+    def __init__(self, is_before: IsBefore, gaps: Iterable[OpenGap] = ()) -> None:
         self.moves = False
         """Whether anything was missed that may move the client."""
         self.after: Position | None = None
@@ -38,6 +38,7 @@ class Missed:
         """The open gaps of which something was missed, as they were before; by what a client tells them apart by."""
         self._is_before = is_before
         self._goes_back = False
+        self._open(gaps)
 
     def add(self, chunk: Chunk) -> None:
         """This was missed too, after everything else."""
@@ -52,6 +53,13 @@ class Missed:
         if later.moves:
             self._begin(later.after, goes_back=later._goes_back)
         self._open(later.gaps.values())
+
+    @classmethod
+    def since(cls, after: Position | None, is_before: IsBefore) -> "Missed":
+        """Everything after this position of the client's own, in order."""
+        missed = cls(is_before)
+        missed._begin(after, goes_back=True)
+        return missed
 
     def ends(self, bounds: Bounds) -> "Missed":
         """The part of it that is one open gap."""
@@ -69,9 +77,7 @@ class Missed:
         return after is not None and (after == gap.after or self._is_before(after, gap.after) is True)
 
     def _part(self, gaps: Iterable[OpenGap]) -> "Missed":
-        part = Missed(self._is_before)
-        part._open(gaps)
-        return part
+        return Missed(self._is_before, gaps)
 
     def _begin(self, before: Position | None, *, goes_back: bool) -> None:
         if not self.moves:
@@ -116,3 +122,15 @@ def tell_missed(hub: "Hub", client: Client, missed: Missed) -> None:
         bounds = lost[0].bounds
         lost = [gap for gap in lost if gap.bounds != bounds]
         tell(Gap(*bounds, REASON), missed.ends(bounds))
+
+
+def tell_lost(hub: "Hub", client: Client, lost: Sequence[OpenGap], last: Gap, base: Cursor, end: Cursor) -> None:
+    """Final gaps for these open ones, and then the `last` one, to a client that stands at `base` but for what is lost.
+
+    It stands at `end` after all of it. Each cursor says what has been told by then.
+    """
+    reason: GapReason = "failover" if last.reason == "history_trimmed" else last.reason
+    for index, gap in enumerate(lost):
+        cursor = Cursor(base.position, (*lost[index + 1 :], *base.open_gaps))
+        hub.fanout.say_lost(client, gap_message(Gap(*gap.bounds, reason), cursor), Missed(hub.is_before, (gap,)))
+    hub.fanout.say_lost(client, gap_message(last, end), Missed.since(last.after, hub.is_before))

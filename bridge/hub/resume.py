@@ -20,10 +20,11 @@ from bridge.core.events import Gap, GapReason
 from bridge.core.history import Bounds
 from bridge.core.position import Position
 from bridge.hub.client import Chunk, Client, State
-from bridge.hub.encoding import Message, encode, end_message, event_message, gap_message, lost_messages
+from bridge.hub.encoding import Message, encode, end_message, event_message, gap_message
 from bridge.hub.lack import Lack
 from bridge.hub.late import LateReplay, merged
 from bridge.hub.members import Member, Wish
+from bridge.hub.missed import tell_lost
 
 if TYPE_CHECKING:
     from bridge.hub.hub import Hub
@@ -169,7 +170,7 @@ class Resumption:
         last = Gap(after, here.position.plus(1), "unknown_position")
         base = Cursor(cursor.position) if cursor is not None and not hears else here
         self._wish.ended.update((gap.bounds, "unknown_position") for gap in lost)
-        hub.fanout.say(client, lost_messages(lost, last, "unknown_position", base, here))
+        tell_lost(hub, client, lost, last, base, here)
 
     def begin(self) -> bool:
         """Say `subscribed` and replay as much as may be sent at once; True if that was all."""
@@ -231,8 +232,7 @@ class Resumption:
             return
         last = Gap(cursor.position, here.position.plus(1), "history_trimmed")
         self._wish.ended.update((gap.bounds, "failover") for gap in cursor.open_gaps)
-        messages = lost_messages(cursor.open_gaps, last, "failover", Cursor(cursor.position), here)
-        hub.fanout.say(self._client, messages)
+        tell_lost(hub, self._client, cursor.open_gaps, last, Cursor(cursor.position), here)
 
     def _missing(
         self, cursor: Cursor, ties: dict[Bounds, frozenset[Bounds]]

@@ -195,6 +195,20 @@ async def test_an_answer_that_waited_says_where_its_client_stands_then(asked: st
         assert (cursor.position, [gap.bounds for gap in cursor.open_gaps]) == (Position(3, 1100), [HOLES[1]])
 
 
+async def test_a_position_that_means_nothing_here_is_told_before_a_cursor_that_lies_behind_it() -> None:
+    async with a_hub_that_drops() as (hub, made):
+        hub.deliver([happening(1), happening(2)])
+        slow = made.connect()
+        send, slow.client.send = slow.client.send, refuses
+        hub.subscribe(slow.client, None, EVERYTHING, "nonsense")
+        hub.deliver([happening(3)])
+        slow.client.too_slow()
+        slow.client.send = send
+        messages = await recovered(slow)
+        assert kinds(messages) == ["gap", "subscribed"]
+        assert bounds(finals(messages)) == [(None, "1-4")]
+
+
 async def test_a_gap_that_was_told_and_not_read_is_a_part_of_what_is_missed_next() -> None:
     """Behind the next gap it would come too late: that one's cursor says that all before was told."""
     async with a_hub_that_drops() as (hub, made):
