@@ -34,8 +34,9 @@ from tests.support.process import wait_until
 from tests.support.proxy import HALF_OPEN, STALLED, Proxy, Weather, only_pongs, proxy_of, subscribers
 from tests.support.traffic import first_after, longest_delay
 
-SWITCH_SECONDS = 3.0
-STALL_SECONDS = 1.0
+SWITCH_SECONDS = 10.0
+STALL_SECONDS = 5.0
+"""On a busy machine; a standby that did not step in would be a gap besides."""
 
 
 class Hops:
@@ -155,7 +156,7 @@ def test_listener_loses_redis_with_a_standby_there(hopping: tuple[Fleet, Hops], 
         traffic.flow()
         expect_no_gap(traffic, "worker")
         traffic.settle(gaps=0)
-    assert stall <= 2 * STALL_SECONDS
+    assert stall <= STALL_SECONDS
 
 
 @pytest.mark.parametrize("weather", [None, STALLED, HALF_OPEN], ids=["cut", "stalled", "half-open"])
@@ -175,7 +176,7 @@ def test_listener_loses_postgresql_with_a_standby_there(hopping: tuple[Fleet, Ho
         traffic.flow()
         expect_no_gap(traffic, "worker")
         traffic.settle(gaps=0)
-    assert stall <= 2 * STALL_SECONDS
+    assert stall <= STALL_SECONDS
 
 
 def test_both_hops_of_a_worker_lost(hopping: tuple[Fleet, Hops]) -> None:
@@ -184,8 +185,7 @@ def test_both_hops_of_a_worker_lost(hopping: tuple[Fleet, Hops]) -> None:
     with fleet.traffic("worker") as traffic:
         hops.worker_redis.refuse()
         hops.worker_postgres.refuse()
-        time.sleep(1.5)
-        assert fleet.processes["worker"].get("/ready")[0] == 503
+        wait_until(lambda: fleet.processes["worker"].get("/ready")[0] == 503, lambda: "still believed")
         hops.heal()
         fleet.wait_until_healthy()
         traffic.flow()

@@ -28,7 +28,9 @@ from tests.support.fleet import redis as redis
 from tests.support.fleet import servers as servers
 from tests.support.process import wait_until
 
-STALL_SECONDS = 0.5
+STALL_SECONDS = 0.9
+"""Half a second, and some more on a busy machine; without a takeover it is `HEARTBEAT_TIMEOUT_SECONDS` or longer."""
+LATER_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_no_listener_is_left(standbys: Fleet) -> None:
             if name != "worker":
                 process.process.kill()
         switched = time_of(worker, IN_DIRECT, killed) - killed
-        assert switched <= HEARTBEAT_TIMEOUT_SECONDS + 3, tail(worker, killed)
+        assert switched <= HEARTBEAT_TIMEOUT_SECONDS + LATER_SECONDS, tail(worker, killed)
         traffic.flow()
         standbys.whole_again()
         standbys.wait_for_sessions(*["bridge listener"] * 3)

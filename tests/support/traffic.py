@@ -56,7 +56,7 @@ class Writer:
         self._thread.start()
         return self
 
-    def stop(self, seconds: float = 30.0) -> None:
+    def stop(self, seconds: float = 60.0) -> None:
         """Let the transaction that is running end, and no other begin; then find out what was committed unanswered."""
         self._stop.set()
         if self._thread is not None:
@@ -204,7 +204,7 @@ class Client(Reader):
         assert head.startswith(b"HTTP/1.1 101"), head
         return bytearray(rest)
 
-    def wait_until_subscribed(self, seconds: float = 20.0) -> Self:
+    def wait_until_subscribed(self, seconds: float = 60.0) -> Self:
         assert self._greeted.wait(seconds), "never subscribed"
         assert self.arrivals[0].message["type"] == "subscribed"
         return self
@@ -294,9 +294,8 @@ def first_after(client: Reader, writer: Writer, moment: float) -> float:
 
 
 def longest_stall(client: Reader, since: float, until: float) -> float:
-    """The longest time without an event in this span."""
+    """The longest time without an event in this span; all of it where nothing came."""
     arrived = [a.at for a in client.of_type("notification") if since <= a.at <= until]
-    assert arrived, "nothing arrived in the span to be measured"
     return max(later - earlier for earlier, later in pairwise([since, *arrived, until]))
 
 
