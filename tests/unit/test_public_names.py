@@ -77,7 +77,8 @@ def test_without_the_extra_everything_else_works_and_the_error_says_what_is_miss
 
 def test_help_says_how_to_use_it() -> None:
     told = in_python("import pydoc, bridge; print(pydoc.plain(pydoc.render_doc(bridge.open_feed)))")
-    assert "open_feed(db_url: str | None = None, *, use_redis: bool | None = None" in told
+    signature = "".join(told.split())  # on one line or several
+    assert "open_feed(db_url:str|None=None,*,use_redis:bool|None=None" in signature
     assert "async with bridge.open_feed(" in told
     assert inspect.signature(bridge.open_feed).parameters["after"].default is None
 
