@@ -22,7 +22,8 @@ from bridge.pod.member import Failure
 from bridge.pod.merge_status import State
 from bridge.pod.snapshot import Snapshot
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0
+"""For the listener, which begins before the workers: on a busy machine a process takes many seconds to begin."""
 LAST_WORDS_SECONDS = 1.0
 """For what a child told before it ended."""
 

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from bridge.pod import charge as charge_module
-from bridge.pod.charge import Charge, NotStartedError
+from bridge.pod.charge import Charge, NotStartedError, _hand_over
 from bridge.pod.control import Kind
 from tests.support.pod import assignment
 
@@ -55,3 +58,34 @@ async def test_a_child_that_is_killed_while_it_is_started_does_not_live(monkeypa
             await began.wait()
             charge.kill()
             begun.set()
+
+
+class Input(trio.abc.SendStream):
+    """A child's standard input, which knows when something came."""
+
+    def __init__(self) -> None:
+        self.came_at: float | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.came_at = trio.current_time() if data else None
+
+    async def wait_send_all_might_not_block(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize(("after_seconds", "at_seconds"), [(0, 0), (20, 20), (10_000, 30)])
+async def test_a_worker_waits_for_its_listener_as_long_as_a_busy_machine_takes(
+    after_seconds: float, at_seconds: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """One that begins before finds nobody, and logs an error with its stack."""
+    began, process = trio.Event(), SimpleNamespace(stdin=Input())
+
+    async def begin() -> None:
+        await trio.sleep(after_seconds)
+        began.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(begin)
+        await _hand_over(cast("trio.Process", process), b"assignment", began)
+        nursery.cancel_scope.cancel()
+    assert process.stdin.came_at == at_seconds
