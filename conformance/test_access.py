@@ -17,6 +17,8 @@ from conformance.lib.web import Answer, handshake, request
 pytestmark = pytest.mark.anywhere
 
 PAGE = "https://app.example"
+SHORT_SECONDS = 6
+"""How long a token lasts that is to expire while it is used: a busy machine has to open a browser in that time."""
 
 
 class Guarded:
@@ -137,18 +139,18 @@ def test_the_claim_where(deployment: Deployment, guarded: Guarded, open_client: 
 @pytest.mark.parametrize("kind", ["python", "node", "browser"])
 def test_an_expired_token_closes_the_connection(guarded: Guarded, open_client: Open, kind: str) -> None:
     """4001: the token expired. The same token is then refused with 401."""
-    token = guarded.token(exp=int(time.time()) + 2)
+    token = guarded.token(exp=int(time.time()) + SHORT_SECONDS)
     client = open_client(guarded.place, f"/ws?token={token}", kind)
-    assert client.closed(10).code == 4001
+    assert client.closed().code == 4001
     assert handshake(guarded.place.url, f"/ws?token={token}").status == 401
 
 
 def test_an_expired_token_ends_the_stream(guarded: Guarded) -> None:
     """SSE with an expired token: the stream ends, then 401."""
-    token = guarded.token(exp=int(time.time()) + 2)
+    token = guarded.token(exp=int(time.time()) + SHORT_SECONDS)
     with stream(guarded.place.url, f"/sse?token={token}") as opened:
         opened.message()
-        opened.end(10)
+        opened.end()
     assert request(guarded.place.url, f"/sse?token={token}").status == 401
 
 

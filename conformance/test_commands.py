@@ -153,7 +153,7 @@ def test_the_script(tmp_path: Path) -> None:
     if program is None:
         pytest.skip("the bridge is not installed, it only lies here")
     done = subprocess.run(
-        [program, "--version"], capture_output=True, text=True, timeout=30, check=False, env=environment(tmp_path, {})
+        [program, "--version"], capture_output=True, text=True, timeout=60, check=False, env=environment(tmp_path, {})
     )
     assert done.returncode == 0
     assert done.stdout.startswith("notify-bridge ")

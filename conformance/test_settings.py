@@ -189,7 +189,7 @@ def test_tls(deployment: Deployment, processes: Nursery, tmp_path: Path, run: st
     process = processes.start("serve", "--no-listener", **(settings | {"BRIDGE_PORT": "0"})).listening()
     assert process.url.startswith("https://")
     context = ssl.create_default_context(cafile=str(files.authority))
-    with urllib.request.urlopen(f"{process.url}/health", timeout=10, context=context) as answer:
+    with urllib.request.urlopen(f"{process.url}/health", timeout=60, context=context) as answer:
         assert answer.status == 200
     client = PythonClient(process.url.replace("http", "ws", 1) + f"/ws?where.run={run}", tls=context)
     client.next()

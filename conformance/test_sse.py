@@ -82,7 +82,7 @@ def test_the_position_is_a_comment_and_an_id(deployment: Deployment, run: str) -
     with stream(deployment.servers[0].url, deployment.path(f"/sse?where.run={run}")) as opened:
         opened.message()
         while True:
-            block = opened.block(20)
+            block = opened.block(60)
             assert block is not None
             if block.comments:
                 break

@@ -34,7 +34,7 @@ class Stream:
         self._response = response
         self._connection = connection
 
-    def block(self, seconds: float = 20.0) -> Block | None:
+    def block(self, seconds: float = 60.0) -> Block | None:
         """The next block; None at the end of the stream."""
         deadline = time.monotonic() + seconds
         lines: list[str] = []
@@ -49,7 +49,7 @@ class Stream:
             elif lines:
                 return _block(lines)
 
-    def message(self, seconds: float = 20.0) -> Block:
+    def message(self, seconds: float = 60.0) -> Block:
         """The next block with data that is no position."""
         while True:
             block = self.block(seconds)
@@ -57,7 +57,7 @@ class Stream:
             if block.data is not None and block.event != "position":
                 return block
 
-    def end(self, seconds: float = 20.0) -> list[Block]:
+    def end(self, seconds: float = 60.0) -> list[Block]:
         """What comes until the stream ends."""
         blocks = []
         while (block := self.block(seconds)) is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from conformance.lib.wait import wait_for
 from tests.support.programs import found
 
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def quoted(text: str) -> str:
