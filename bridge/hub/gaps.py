@@ -9,7 +9,7 @@ from functools import partial
 
 from bridge.core.cursor import OpenGap
 from bridge.core.events import Event, Gap, GapReason
-from bridge.core.history import Bounds
+from bridge.core.history import Bounds, History
 from bridge.core.position import Position, Timeline
 from bridge.hub.client import Client
 from bridge.hub.encoding import end_message, event_message, gap_message
@@ -22,10 +22,11 @@ MAX_KNOWN = 1000
 class Gaps:
     """The pending gaps of a hub."""
 
-    def __init__(self, fanout: Fanout, timeline: Timeline) -> None:
+    def __init__(self, fanout: Fanout, timeline: Timeline, history: History) -> None:
         self._fanout = fanout
         self._members = fanout.members
         self._timeline = timeline
+        self._history = history
         self._pending: set[Bounds] = set()
         self._known: dict[tuple[OpenGap, frozenset[Bounds]], Lack] = {}
         """What clients lacked when they came, to be found by those who come with the same; it may have changed."""
@@ -64,7 +65,7 @@ class Gaps:
                 if known[lack] and self._members.wants(client, event, lack.gap):
                     lacks.append(lack)
             if lacks or self._was_owed(client, event):
-                touched = [*lacks, *(lack for lack in replaying if self._lacks(event, lack))]
+                touched = [*lacks, *(lack for lack in replaying if self.is_lacking(event, lack.gap))]
                 said.update((lack, lack.gap) for lack in touched)
                 told.append(client)
                 self.mark(event, replaying)
@@ -78,19 +79,20 @@ class Gaps:
     def mark(self, event: Event, lacks: Iterable[Lack]) -> None:
         """An event came to a client that lacks these, and to no other one: they need not bring it."""
         for lack in lacks:
-            if self._lacks(event, lack):
+            if self.is_lacking(event, lack.gap):
                 lack.gap = lack.gap.advanced(event.position, self._timeline, begins=True)
 
     def _lies_in(self, event: Event, lack: Lack) -> bool:
         """Whether this late event is one that was lacking."""
         if event.hole is not None and event.hole not in lack.ties:
             return False
-        return self._lacks(event, lack)
+        return self.is_lacking(event, lack.gap)
 
-    def _lacks(self, event: Event, lack: Lack) -> bool:
-        gap, timeline = lack.gap, self._timeline
+    def is_lacking(self, event: Event, gap: OpenGap) -> bool:
+        """Whether this event is one that a client with this open gap lacks."""
+        timeline = self._timeline
         return (
-            gap.spans(event.position, timeline)
+            (gap.spans(event.position, timeline) or self._history.lies_in(event.position, gap))
             and not gap.has(event.position, timeline)
             and not gap.was_had(event, timeline)
         )

@@ -65,7 +65,7 @@ class Hub:
         self.members = Members()
         self.newest = newest
         self.fanout = Fanout(self.members, metrics)
-        self.gaps = Gaps(self.fanout, timeline)
+        self.gaps = Gaps(self.fanout, timeline, self.history)
         self.replay_turn = anyio.Lock()
         """Who resumes waits for it before each further round: the others get a turn in between."""
         self._metrics = metrics

@@ -143,13 +143,8 @@ class LateReplay:
         )
 
     def _is_lacking(self, event: Event, name: str | None) -> bool:
-        gaps, timeline = self._hub.members.gaps_of(self._client, name), self._hub.timeline
-        return any(
-            gap.spans(event.position, timeline)
-            and not gap.has(event.position, timeline)
-            and not gap.was_had(event, timeline)
-            for gap in gaps
-        )
+        gaps = self._hub.members.gaps_of(self._client, name)
+        return any(self._hub.gaps.is_lacking(event, gap) for gap in gaps)
 
     def _end(self, lack: Lack, inside: Inside) -> list[Message]:
         """A gap that was filled as far as the history goes: what becomes of it, and what its client is told."""

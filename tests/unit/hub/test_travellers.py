@@ -339,8 +339,16 @@ A_MARKER_TRIMMED_AWAY: list[Step] = [
 """The log has lost what would relate its older term to the session that was heard beside it."""
 
 
+BETWEEN_SESSIONS: list[Step] = [
+    *(("go", 3, 9), ("lose_log", 3, 3), ("trickle", 3, 2), ("open_session", 1, 1), ("commit_b", 0, 9), ("work", 1, 0)),
+    *(("leave", 3, 2), ("lose_session", 1, 9), ("open_session", 1, 2), ("go", 3, 1)),
+]
+"""What two subscriptions want came by a session that nothing relates to what was before and after."""
+
+
 @given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, READING))
 @example(A_GAP_BEHIND_A_BREAK)
+@example(BETWEEN_SESSIONS)
 @example(A_MARKER_TRIMMED_AWAY)
 @example(BROUGHT_FROM_A_MARKER_ON)
 @settings(deadline=None)
