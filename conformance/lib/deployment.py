@@ -203,7 +203,7 @@ class LogMark:
     def lines(self) -> list[str]:
         return self._deployment.log(self._name)[self._count :]
 
-    def wait_for(self, level: str, text: str, seconds: float = 30.0) -> str:
+    def wait_for(self, level: str, text: str, seconds: float = 60.0) -> str:
         """The first line with this level and a text that begins so."""
         return wait_for(lambda: self.find(level, text), f"{level} {text!r} in the log of {self._name}", seconds)
 

@@ -86,7 +86,7 @@ class Process:
         self.url = match[1]
         return self
 
-    def healthy(self, status: str = "ok", seconds: float = 30.0) -> Self:
+    def healthy(self, status: str = "ok", seconds: float = 60.0) -> Self:
         """Wait until /health says this status."""
         wait_for(lambda: self.get("/health").json()["status"] == status, f"{status}; the log:\n{self.log()}", seconds)
         return self

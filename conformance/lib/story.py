@@ -124,7 +124,7 @@ class Journey:
     writer: Writer
     travellers: dict[str, Traveller] = field(default_factory=dict)
 
-    def flow(self, more: int = 30, seconds: float = 30.0) -> None:
+    def flow(self, more: int = 30, seconds: float = 60.0) -> None:
         """Go on until so many more were written, and every traveller has got as far."""
         self.writer.reaches(more)
         goal = self.writer.last

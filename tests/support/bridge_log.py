@@ -29,7 +29,7 @@ def logged(running: BridgeProcess, since: float = 0.0) -> list[Logged]:
     return [line for line in lines if line.at >= since - 0.001]
 
 
-def time_of(running: BridgeProcess, text: str, since: float, seconds: float = 15.0) -> float:
+def time_of(running: BridgeProcess, text: str, since: float, seconds: float = 60.0) -> float:
     """When the bridge logged a line that begins with this text; waits for it."""
     times: list[float] = []
 

@@ -88,7 +88,7 @@ class Following:
 
         wait_until(ready, lambda: f"the feed on {self.loop} is {self.mode}")
 
-    def wait_for_mode(self, mode: Mode, seconds: float = 15.0) -> None:
+    def wait_for_mode(self, mode: Mode, seconds: float = 60.0) -> None:
         """Wait until the feed is in this mode and every consumer was told so."""
 
         def there() -> bool:
