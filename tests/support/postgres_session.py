@@ -12,7 +12,7 @@ from bridge.errors import PostgresLost
 from bridge.links.postgres import ListenSession, SessionOptions, open_session
 from tests.support.postgres import PostgresServer
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 60.0
 
 
 def options(conninfo: str, **changes: Any) -> SessionOptions:
