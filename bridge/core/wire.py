@@ -62,16 +62,25 @@ def close_frame(code: int, reason: str = "") -> bytes:
 
 def frame_end(data: bytes, offset: int) -> int:
     """The first frame boundary at or after `offset` in `data`, which is a row of whole unmasked frames."""
-    end = 0
+    return _frame_before(data, offset)[1]
+
+
+def last_payload(data: bytes, end: int) -> bytes:
+    """What the last of the unmasked frames until `end` holds; empty where there is none."""
+    start, end = _frame_before(data, end)
+    return data[start:end]
+
+
+def _frame_before(data: bytes, offset: int) -> tuple[int, int]:
+    start = end = 0
     while end < offset:
-        size = data[end + 1]
-        end += 2
+        size, start = data[end + 1], end + 2
         if size == 126:
-            size, end = int.from_bytes(data[end : end + 2], "big"), end + 2
+            size, start = int.from_bytes(data[start : start + 2], "big"), start + 2
         elif size == 127:
-            size, end = int.from_bytes(data[end : end + 8], "big"), end + 8
-        end += size
-    return end
+            size, start = int.from_bytes(data[start : start + 8], "big"), start + 8
+        end = start + size
+    return start, end
 
 
 def only_pongs(data: bytes) -> bool:

@@ -6,16 +6,28 @@ The JSON is the same in all. A block has the cursor as its `id:`, which the brow
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
+
 from bridge.core import events
 from bridge.core.cursor import Cursor
 from bridge.core.events import Event, Filled, Gap, GapReason, Published
-from bridge.core.wire import close_frame, frame_end, text_frame
+from bridge.core.wire import close_frame, frame_end, last_payload, text_frame
 from bridge.hub.lack import Lack
 
 Protocol = Literal["ws", "sse", "lines"]
 """Lines are for readers in the same process: a message of the protocol holds no line break."""
 
 _BLOCK_END: Final = b"\n\n"
+
+
+class _Standing(msgspec.Struct):
+    """What a message says of where its client stands."""
+
+    id: str | None = None
+    cursor: str | None = None
+
+
+_standing = msgspec.json.Decoder(_Standing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +101,17 @@ def message_end(protocol: Protocol, data: bytes, offset: int) -> int:
     if protocol == "ws":
         return frame_end(data, offset)
     return offset and data.index(_BLOCK_END, max(0, offset - len(_BLOCK_END))) + len(_BLOCK_END)
+
+
+def cursor_at(protocol: Protocol, data: bytes, end: int) -> Cursor | None:
+    """Where a client stands that has had these messages until `end`, an end of one; None where they do not say."""
+    try:
+        if protocol == "ws":
+            read = _standing.decode(last_payload(data, end))
+            text = read.cursor or read.id or ""
+        else:
+            block = data[: end - len(_BLOCK_END)].rpartition(_BLOCK_END)[2]
+            text = next((line[4:].decode() for line in block.split(b"\n") if line.startswith(b"id: ")), "")
+        return Cursor.parse(text)
+    except ValueError:
+        return None

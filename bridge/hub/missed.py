@@ -48,6 +48,17 @@ class Missed:
         if chunk.missed is not None:
             self.follow(chunk.missed)
 
+    def add_rest(self, chunk: Chunk, had: Cursor) -> None:
+        """What follows this cursor of a chunk was missed too, after everything else."""
+        if chunk.before is not None:
+            self._begin(had.position, goes_back=chunk.goes_back)
+        open_gaps = {(gap.bounds, gap.sub): gap for gap in had.open_gaps}
+        for gap in chunk.gaps:
+            known = open_gaps.get((gap.bounds, gap.sub))
+            opens = gap.after == had.position or self._is_before(had.position, gap.after)
+            if known is not None or opens is not False:  # else it has ended before
+                self._open((known or gap,))
+
     def follow(self, later: "Missed") -> None:
         """All of this was missed too, after everything else."""
         if later.moves:

@@ -18,7 +18,7 @@ import trio
 
 from bridge.core.wire import TOO_SLOW
 from bridge.hub.client import Buffers, Chunk, Client, StartSoon, State
-from bridge.hub.encoding import Protocol, goodbye, message_end
+from bridge.hub.encoding import Protocol, cursor_at, goodbye, message_end
 from bridge.hub.missed import Missed
 
 CLOSE_SECONDS = 10.0
@@ -114,7 +114,10 @@ class SocketClient(Client):
             return
         since, missed = self._missed, self._lag()
         later = self._take_answers()
-        for chunk in [*self._drop_but_half_message(), *later]:
+        dropped, begun = self._drop_but_half_message()
+        if begun is not None:
+            self._miss_rest(dropped.pop(0), begun, missed)
+        for chunk in [*dropped, *later]:
             self._miss(chunk, missed)
         if since is not None:
             missed.follow(since)
@@ -218,6 +221,14 @@ class SocketClient(Client):
         else:
             missed.add(chunk)
 
+    def _miss_rest(self, chunk: Chunk, begun: int, missed: Missed) -> None:
+        """What follows the first `begun` bytes, which are whole messages."""
+        had = cursor_at(self.protocol, chunk.data, begun)
+        if chunk.answer or had is None:
+            self._miss(chunk, missed)
+        else:
+            missed.add_rest(chunk, had)
+
     def _wait(self, answer: Chunk) -> None:
         if self.state is not State.OPEN:
             return
@@ -272,9 +283,10 @@ class SocketClient(Client):
         if not held:
             self._emptied()
 
-    def _drop_but_half_message(self) -> list[Chunk]:
-        """Hold nothing but the rest of a message that was begun; the chunks of which something was dropped."""
-        dropped, offset, rest = list(self._held), self._offset, None
+    def _drop_but_half_message(self) -> tuple[list[Chunk], int | None]:
+        """Hold nothing but the rest of a message that was begun. The chunks of which something was dropped, and how
+        much of the first of them was not; None where all of it was."""
+        dropped, offset, rest, begun = list(self._held), self._offset, None, None
         if dropped and dropped[0] is self._rest:
             rest = dropped.pop(0)
         elif dropped and offset:
@@ -282,13 +294,15 @@ class SocketClient(Client):
             end = message_end(self.protocol, half.data, offset)
             if end == half.size:
                 del dropped[0]
+            else:
+                begun = end
             if end > offset:
                 rest, offset = Chunk(half.data[offset:end]), 0
         self._drop()
         self._rest = rest
         if rest is not None:
             self._keep(rest, offset)
-        return dropped
+        return dropped, begun
 
     def _emptied(self) -> None:
         super()._emptied()

@@ -12,6 +12,7 @@ from bridge.core.events import Event, Filled, Gap, late
 from bridge.core.grants import EVERYTHING as ALL
 from bridge.core.position import Position
 from bridge.hub import Hub
+from bridge.hub.encoding import Protocol
 from bridge.hub.talk import Talk
 from tests.support.frames import Message
 from tests.support.peers import (
@@ -207,6 +208,26 @@ async def test_a_position_that_means_nothing_here_is_told_before_a_cursor_that_l
         messages = await recovered(slow)
         assert kinds(messages) == ["gap", "subscribed"]
         assert bounds(finals(messages)) == [(None, "1-4")]
+
+
+@pytest.mark.parametrize("protocol", ["ws", "sse"])
+async def test_what_came_of_a_replay_that_was_missed_does_not_come_again(protocol: Protocol) -> None:
+    """Late events of a gap, in one piece, of which some have left: the first word of what is lost says which."""
+    async with a_hub_that_drops(client_bytes=1 << 20) as (hub, made):
+        hub.deliver([happening(1), happening(2), Gap(*HOLES[0], "failover", pending=True), happening(1, term=2)])
+        hub.deliver([late(happening(n, size=500), HOLES[0]) for n in range(3, 40)])
+        flood(hub, range(100, 200), term=2)
+        slow = made.subscribe(after="2-1~1-2_2-0", protocol=protocol)
+        slow.client.too_slow()
+        messages = await recovered(slow)
+        came = numbers(messages)
+        assert came == list(range(3, came[-1] + 1))
+        gap = finals(messages)[0]
+        made.disconnect(slow)
+        again = made.subscribe(after=gap["cursor"], buffer_bytes=1 << 20)
+        hub.deliver([happening(200, term=2)])
+        late_ones = [n for n in numbers(await again.read_until(200)) if n < 100]
+        assert late_ones == list(range(came[-1] + 1, 40))
 
 
 async def test_a_gap_that_was_told_and_not_read_is_a_part_of_what_is_missed_next() -> None:
