@@ -161,11 +161,14 @@ class LateReplay:
             if same or not gap.silent:
                 return []
             return self._told(lambda cursor: gap_message(Gap(*gap.bounds, "failover", pending=True), cursor))
-        lack.lost = self._wish.ended[gap.bounds] = None if inside.rest == "filled" else "failover"
+        lack.lost = None if inside.rest == "filled" else "failover"
+        elsewhere = any(gap.bounds in other.wish.ended for _, other in self._others())
+        if lack.lost is not None or not gap.silent or elsewhere:
+            self._wish.ended[gap.bounds] = lack.lost
         if lack.lost is not None:
             left = [one for one in left if one not in same]
         hub.members.lack(client, tuple(left))
-        if (lack.lost and lack.told) or (lack.lost is None and (gap.silent or same)):
+        if (lack.lost and lack.told) or (lack.lost is None and (gap.silent or same or elsewhere)):
             return self._told(lambda cursor: Message(position_json(cursor), "position", str(cursor)))
         return self._told(lambda cursor: end_message(lack, cursor))
 

@@ -346,12 +346,27 @@ BETWEEN_SESSIONS: list[Step] = [
 """What two subscriptions want came by a session that nothing relates to what was before and after."""
 
 
-@given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, READING))
-@example(A_GAP_BEHIND_A_BREAK)
-@example(BETWEEN_SESSIONS)
-@example(A_MARKER_TRIMMED_AWAY)
-@example(BROUGHT_FROM_A_MARKER_ON)
+TOLD_BY_NOBODY: list[Step] = [
+    *(("go", 3, 5), ("lose_log", 0, 9), ("open_session", 2, 3), ("leave", 3, 5), ("commit_b", 3, 0), ("wait", 2, 3)),
+    *(("go", 3, 2), ("leave", 3, 0)),
+]
+"""A gap is filled for a subscription that never said that it was pending, and for another one that did."""
+
+TOLD_BY_TWO: list[Step] = [
+    *(("go", 3, 2), ("leave", 3, 1), ("lose_log", 1, 0), ("go", 3, 3), ("commit_b", 3, 9), ("open_session", 3, 2)),
+    *(("commit", 1, 2), ("work", 1, 5), ("leave", 3, 1)),
+]
+"""A gap is filled for two subscriptions, one after the other."""
+
+
+@given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, READING), st.sampled_from([600, 1500]))
+@example(A_GAP_BEHIND_A_BREAK, 1500)
+@example(BETWEEN_SESSIONS, 1500)
+@example(A_MARKER_TRIMMED_AWAY, 1500)
+@example(BROUGHT_FROM_A_MARKER_ON, 1500)
+@example(TOLD_BY_NOBODY, 600)
+@example(TOLD_BY_TWO, 1500)
 @settings(deadline=None)
-def test_an_event_comes_once_also_where_its_replay_was_interrupted(steps: list[Step]) -> None:
-    scene = run_scene(steps, OVERLAPPING, history_entries=1000, client_bytes=1500, drops=False)
+def test_an_event_comes_once_also_where_its_replay_was_interrupted(steps: list[Step], client_bytes: int) -> None:
+    scene = run_scene(steps, OVERLAPPING, history_entries=1000, client_bytes=client_bytes, drops=False)
     assert complaints(scene) == []
