@@ -4,7 +4,7 @@ import base64
 import os
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -100,6 +100,8 @@ class RawClient:
         self.stream = stream
         self.socket = (stream.transport_stream if isinstance(stream, trio.SSLStream) else stream).socket
         self.wait_seconds = WAIT_SECONDS
+        self.answers_pings = True
+        """As every client does: what takes a busy machine half a minute is pinged meanwhile. Else they are messages."""
         self._buffer = b""
         self._reader = FrameReader()
         self._messages: list[Message] = []
@@ -127,6 +129,12 @@ class RawClient:
 
     async def message(self) -> Message:
         """The next WebSocket message; ("end", None) at the end of the connection."""
+        while (message := await self._next_message()) == ("ping", b"") and self.answers_pings:
+            with suppress(trio.BrokenResourceError, trio.BusyResourceError):
+                await self.send_frame(b"", 10)
+        return message
+
+    async def _next_message(self) -> Message:
         with trio.fail_after(self.wait_seconds):
             while not self._messages:
                 data, self._buffer = self._buffer, b""
