@@ -41,7 +41,7 @@ class State(enum.Enum):
 class Chunk:
     """Bytes of one or several whole messages, and how many clients hold them."""
 
-    __slots__ = ("answer", "before", "data", "gaps", "goes_back", "holders", "make", "missed", "size")
+    __slots__ = ("answer", "before", "data", "gaps", "goes_back", "holders", "make", "missed", "opens", "size")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Chunk:
         before: Position | None = None,
         gaps: tuple[OpenGap, ...] = (),
         *,
+        opens: int = 0,
         goes_back: bool = False,
         answer: bool = False,
         make: Callable[[], bytes] | None = None,
@@ -61,6 +62,8 @@ class Chunk:
         """Where its clients stood before it; None where it moves nobody."""
         self.gaps = gaps
         """The open gaps that it says something of, as its clients had them before."""
+        self.opens = opens
+        """So many of these, the last ones, open with it."""
         self.goes_back = goes_back
         """Whether its client may have stood further on before that: it wanted a replay."""
         self.answer = answer

@@ -92,7 +92,7 @@ class Fanout:
                 chunk = chunks.get(client.protocol)
                 if chunk is None:
                     data = encode(client.protocol, message(cursor))
-                    chunk = chunks[client.protocol] = Chunk(data, before, said)
+                    chunk = chunks[client.protocol] = Chunk(data, before, said, opens=len(said) if before else 0)
                 _write(chunk, (client,))
                 deliveries += events
                 sent_bytes += chunk.size

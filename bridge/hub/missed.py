@@ -27,7 +27,7 @@ IsBefore = Callable[[Position, Position], bool | None]
 class Missed:
     """What one client has missed so far."""
 
-    __slots__ = ("_goes_back", "_is_before", "after", "gaps", "moves")
+    __slots__ = ("_goes_back", "_is_before", "_opened", "after", "gaps", "moves")
 
     def __init__(self, is_before: IsBefore, gaps: Iterable[OpenGap] = ()) -> None:
         self.moves = False
@@ -38,13 +38,18 @@ class Missed:
         """The open gaps of which something was missed, as they were before; by what a client tells them apart by."""
         self._is_before = is_before
         self._goes_back = False
-        self._open(gaps)
+        self._opened: set[tuple[Bounds, str | None]] = set()
+        """Those of which the client has not heard."""
+        for gap in gaps:
+            self._open(gap)
 
     def add(self, chunk: Chunk) -> None:
         """This was missed too, after everything else."""
         if chunk.before is not None:
             self._begin(chunk.before, goes_back=chunk.goes_back)
-        self._open(chunk.gaps)
+        known = len(chunk.gaps) - chunk.opens
+        for index, gap in enumerate(chunk.gaps):
+            self._open(gap, is_new=index >= known)
         if chunk.missed is not None:
             self.follow(chunk.missed)
 
@@ -53,17 +58,18 @@ class Missed:
         if chunk.before is not None:
             self._begin(had.position, goes_back=chunk.goes_back)
         open_gaps = {(gap.bounds, gap.sub): gap for gap in had.open_gaps}
-        for gap in chunk.gaps:
-            known = open_gaps.get((gap.bounds, gap.sub))
-            opens = gap.after == had.position or self._is_before(had.position, gap.after)
-            if known is not None or opens is not False:  # else it has ended before
-                self._open((known or gap,))
+        known = len(chunk.gaps) - chunk.opens
+        for index, gap in enumerate(chunk.gaps):
+            then = open_gaps.get((gap.bounds, gap.sub))
+            if then is not None or index >= known:  # else it has ended before
+                self._open(then or gap, is_new=then is None)
 
     def follow(self, later: "Missed") -> None:
         """All of this was missed too, after everything else."""
         if later.moves:
             self._begin(later.after, goes_back=later._goes_back)
-        self._open(later.gaps.values())
+        for key, gap in later.gaps.items():
+            self._open(gap, is_new=key in later._opened)
 
     @classmethod
     def since(cls, after: Position | None, is_before: IsBefore) -> "Missed":
@@ -79,12 +85,15 @@ class Missed:
     def moved(self) -> "Missed":
         """The part of it that came in order."""
         part = self._part(gap for gap in self.gaps.values() if self.covers(gap))
+        part._opened = self._opened.intersection(part.gaps)
         part.moves, part.after, part._goes_back = self.moves, self.after, self._goes_back
         return part
 
     def covers(self, gap: OpenGap) -> bool:
         """Whether the whole gap is newer than where the client stood."""
         after = self.after
+        if (gap.bounds, gap.sub) in self._opened:
+            return True
         return after is not None and (after == gap.after or self._is_before(after, gap.after) is True)
 
     def _part(self, gaps: Iterable[OpenGap]) -> "Missed":
@@ -100,9 +109,12 @@ class Missed:
         self.moves = True
         self._goes_back = self._goes_back or goes_back
 
-    def _open(self, gaps: Iterable[OpenGap]) -> None:
-        for gap in gaps:
-            self.gaps.setdefault((gap.bounds, gap.sub), gap)
+    def _open(self, gap: OpenGap, *, is_new: bool = False) -> None:
+        key = gap.bounds, gap.sub
+        if key not in self.gaps:
+            self.gaps[key] = gap
+            if is_new:
+                self._opened.add(key)
 
 
 def tell_missed(hub: "Hub", client: Client, missed: Missed) -> None:

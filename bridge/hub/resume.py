@@ -284,7 +284,7 @@ class Resumption:
             known = {gap.bounds for gap in before.open_gaps}
             opened = [gap for gap in after.open_gaps if gap.bounds not in known]
             said = (*(gap for gap in before.open_gaps if gap not in after.open_gaps), *opened)
-            chunk = Chunk(b"".join(frames), before.position, said, goes_back=self._goes_back)
+            chunk = Chunk(b"".join(frames), before.position, said, opens=len(opened), goes_back=self._goes_back)
             self._goes_back = False
             self._hub.fanout.count_replay(len(frames) - len(others), others, chunk.size)
             self._client.write(chunk)

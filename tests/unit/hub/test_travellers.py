@@ -255,6 +255,14 @@ A_GAP_OPENS_IN_A_REPLAY: list[Step] = [
 """The replay that tells of a pending gap is missed."""
 
 
+A_GAP_OPENS_BEHIND_A_BREAK: list[Step] = [
+    *(("go", 2, 9), ("commit_b", 0, 5), ("break_log", 3, 3), ("stop", 2, 9), ("break_log", 3, 0), ("lose_log", 1, 0)),
+    *(("join_anyway", 3, 0), ("trickle", 2, 3), ("lose_log", 3, 3), ("open_session", 1, 5), ("read", 2, 2)),
+    ("restart", 3, 3),
+]
+"""Nothing relates the pending gap to where the client stood that has not heard of it."""
+
+
 @given(
     scenarios(TRAFFIC, FEEDS, LOSSES, MOVES, SLOWLY),
     st.sampled_from([4, 1000]),
@@ -264,6 +272,7 @@ A_GAP_OPENS_IN_A_REPLAY: list[Step] = [
 @example(SHED_BEHIND_A_BREAK, 1000, 600, True)
 @example(A_GAP_OVERTAKEN, 1000, 300, True)
 @example(A_GAP_OPENS_IN_A_REPLAY, 1000, 1500, True)
+@example(A_GAP_OPENS_BEHIND_A_BREAK, 1000, 300, True)
 @settings(deadline=None)
 def test_clients_that_read_slowly(steps: list[Step], history_entries: int, client_bytes: int, drops: bool) -> None:
     scene = run_scene(steps, ONE_EACH, history_entries=history_entries, client_bytes=client_bytes, drops=drops)
