@@ -17,13 +17,15 @@ from tests.support.process import wait_until
 from tests.support.told import message_of
 from tests.support.traffic import Arrival, Reader
 
-LONGEST_SECONDS = 120.0
+LONGEST_SECONDS = 300.0
+PAUSE_EVENTS = 20
+"""A slow consumer rests after so many events: on a busy machine each rest is as long again, or many times that."""
 
 
 class Consumer(Reader):
     """Reads everything, and goes on by its cursor in the next feed where one has ended.
 
-    With a `buffer_bytes` of its own and a pause after each event it is slow.
+    With a `buffer_bytes` of its own and a pause for each event it is slow.
     """
 
     def __init__(self, buffer_bytes: int | None = None, pause_seconds: float = 0.0) -> None:
@@ -44,11 +46,14 @@ class Consumer(Reader):
         self.began = self.began or time.time()
         self.modes = [feed.mode]
         with feed.subscribe(after=self.cursor, buffer_bytes=self.buffer_bytes) as subscription:
+            since_pause = 0
             async for event in subscription:
                 self._note(event)
                 self.cursor = subscription.cursor
-                if self.pause_seconds:
-                    await anyio.sleep(self.pause_seconds)
+                since_pause += 1
+                if self.pause_seconds and since_pause == PAUSE_EVENTS:
+                    await anyio.sleep(PAUSE_EVENTS * self.pause_seconds)
+                    since_pause = 0
 
     def _note(self, event: bridge.Event) -> None:
         if isinstance(event, bridge.ModeChange):
