@@ -140,7 +140,7 @@ async def test_tls_checks_the_name(tls_server: RedisServer, certificates: Certif
 async def test_tls_and_plain_mixed_up(tls_server: RedisServer) -> None:
     plain = str(await refused(f"redis://127.0.0.1:{tls_server.tls_port}"))
     assert "protocol" in plain or "rediss://" in plain  # its alert arrives, or is overtaken by a reset
-    assert "TLS" in str(await refused(f"rediss://127.0.0.1:{tls_server.port}", 0.3))
+    assert "TLS" in str(await refused(f"rediss://127.0.0.1:{tls_server.port}", 2))
 
 
 async def test_a_password(redis_server: RedisServer) -> None:
@@ -241,10 +241,10 @@ async def test_nobody_on_the_port(tmp_path: Path) -> None:
 
 async def test_a_port_that_says_nothing() -> None:
     async with answering() as port:
-        error = await refused(f"redis://127.0.0.1:{port}", 0.2)
+        error = await refused(f"redis://127.0.0.1:{port}", 2)
         assert "no answer" in str(error)
-        assert "0.2 s" in str(error)
-        assert "no TLS handshake" in str(await refused(f"rediss://127.0.0.1:{port}", 0.2))
+        assert "2 s" in str(error)
+        assert "no TLS handshake" in str(await refused(f"rediss://127.0.0.1:{port}", 2))
 
 
 async def test_a_port_that_hangs_up() -> None:
