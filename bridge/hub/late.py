@@ -68,7 +68,7 @@ class LateReplay:
     def go_on(self) -> bool:
         """One round of what comes late; True if that was all."""
         hub, client, lacks = self._hub, self._client, self._lacks
-        began = [lack.gap for lack in lacks]
+        began = {lack: lack.gap for lack in hub.members.lacking.get(client, ()) if lack.replaying}
         insides = [hub.history.inside(lack.gap) for lack in lacks]
         frames: list[bytes] = []
         ends: list[Message] = []
@@ -84,11 +84,12 @@ class LateReplay:
                 frames.append(encode(client.protocol, event_message(events.late(event, None), cursor)))
                 size += len(frames[-1])
             if size > self._round_bytes or looked >= self._round_events:
-                self._send(frames, [gap for gap, lack in zip(began, lacks, strict=True) if gap is not lack.gap])
+                self._send(frames, [gap for lack, gap in began.items() if gap is not lack.gap])
                 return False
         for lack, inside_it in zip(lacks, insides, strict=True):
             ends += self._end(lack, inside_it)
-        self._send([*frames, *(encode(client.protocol, message) for message in ends)], began, ends)
+        said = [gap for lack, gap in began.items() if lack in lacks or gap is not lack.gap]
+        self._send([*frames, *(encode(client.protocol, message) for message in ends)], said, ends)
         return True
 
     def _own(self, gap: OpenGap) -> Lack:
@@ -177,7 +178,7 @@ class LateReplay:
         return [] if cursor is None else [message(cursor)]
 
     def _send(self, frames: list[bytes], gaps: Sequence[OpenGap], others: Sequence[Message] = ()) -> None:
-        """Messages about these gaps, as they were before; `others` among them are no events."""
+        """Messages about these gaps of the client, as they were before; `others` among them are no events."""
         if frames:
             chunk = Chunk(b"".join(frames), None, tuple(gaps))
             self._hub.fanout.count_replay(len(frames) - len(others), others, chunk.size)

@@ -379,3 +379,21 @@ TOLD_BY_TWO: list[Step] = [
 def test_an_event_comes_once_also_where_its_replay_was_interrupted(steps: list[Step], client_bytes: int) -> None:
     scene = run_scene(steps, OVERLAPPING, history_entries=1000, client_bytes=client_bytes, drops=False)
     assert complaints(scene) == []
+
+
+WANTED_BY_THE_NEXT_TOO: list[Step] = [
+    *(("commit", 0, 5), ("go", 3, 1), ("lose_log", 1, 0), ("join", 3, 3), ("commit", 0, 9), ("commit_b", 2, 3)),
+    *(("leave", 3, 0), ("work", 1, 9), ("lose_log", 1, 3), ("go", 3, 5), ("join", 3, 9), ("commit_b", 3, 5)),
+    *(("wait", 0, 0), ("read", 3, 9), ("trickle", 3, 5), ("leave", 3, 1)),
+]
+"""The replay of one subscription brings what the replay of another one was to bring, and is missed."""
+
+
+@given(scenarios(TRAFFIC, FEEDS, MOVES, SLOWLY), st.sampled_from([600, 1500]))
+@example(WANTED_BY_THE_NEXT_TOO, 1500)
+@settings(deadline=None)
+def test_several_subscriptions_that_want_the_same_of_a_client_that_reads_slowly(
+    steps: list[Step], client_bytes: int
+) -> None:
+    scene = run_scene(steps, OVERLAPPING, history_entries=1000, client_bytes=client_bytes, drops=True)
+    assert complaints(scene) == []
