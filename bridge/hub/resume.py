@@ -113,9 +113,12 @@ class Resumption:
     @property
     def _ahead(self) -> int:
         """By how many positions the cursor is ahead of all that was delivered here, as far as both can be related."""
-        position = self._cursor.position if self._cursor is not None else None
-        newest = self._hub.newest(position.term) if position is not None else None
-        return max(0, position.seq - newest.seq) if position is not None and newest is not None else 0
+        if self._cursor is None:
+            return 0
+        position, here = self._cursor.position, self._hub.position
+        began = self._hub.timeline.convert(here, position.term) if here is not None else None
+        come = [one.seq for one in (began, self._hub.newest(position.term)) if one is not None]
+        return max(0, position.seq - max(come)) if come else 0
 
     @property
     def _over(self) -> bool:

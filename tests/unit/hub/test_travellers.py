@@ -229,7 +229,15 @@ def test_a_process_that_begins_anew_gets_its_past_from_the_log(steps: list[Step]
     assert [traveller.final_gaps for traveller in scene.travellers] == [[], [], [], []]
 
 
+AHEAD_OF_A_NEW_TERM: list[Step] = [
+    *(("lose_log", 2, 2), ("open_session", 0, 3), ("break_log", 0, 1), ("join_anyway", 0, 3), ("go", 0, 1)),
+    *(("commit", 0, 2), ("commit", 1, 1), ("work", 1, 0), ("leave", 0, 3)),
+]
+"""A client comes back to a worker that has begun with a new term of the log, and has read nothing of it."""
+
+
 @given(scenarios(TRAFFIC, FEEDS, LOSSES, MOVES), st.sampled_from([1, 4, 20, 1000]))
+@example(AHEAD_OF_A_NEW_TERM, 1000)
 @settings(deadline=None)
 def test_each_event_comes_once_or_a_gap_says_so(steps: list[Step], history_entries: int) -> None:
     scene = run_scene(steps, ONE_EACH, history_entries=history_entries, client_bytes=1 << 20, drops=False)
