@@ -81,7 +81,7 @@ def test_a_feed_that_has_ended_is_fed_by_nothing(loop: Loop, monkeypatch: pytest
             await feed.wait_live()
 
     monkeypatch.setattr("bridge.inprocess.feed.build_feed", build)
-    run_on(loop, main, seconds=10)
+    run_on(loop, main)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -99,7 +99,7 @@ def test_who_waits_for_a_feed_that_ends_is_told_so(loop: Loop) -> None:
             await anyio.wait_all_tasks_blocked()
         assert said == ["none"]
 
-    run_on(loop, main, seconds=10)
+    run_on(loop, main)
 
 
 @pytest.mark.parametrize("buffer_bytes", ["5", 0, -1, [5]])
