@@ -85,11 +85,11 @@ class OpenGap:
         runs[best[1]] = runs[best[1]]._replace(last=late)
         return replace(self, runs=tuple(runs))
 
-    def spans(self, position: Position, timeline: Timeline) -> bool:
-        """Whether the position lies between the bounds, as far as it is related to them."""
+    def spans(self, position: Position, timeline: Timeline) -> bool | None:
+        """Whether the position lies between the bounds, as far as it is related to them; None where to neither."""
         low, high = timeline.convert(self.after, position.term), timeline.convert(self.before, position.term)
         if low is None and high is None:
-            return False
+            return None
         return (low is None or low < position) and (high is None or position < high)
 
     def has(self, late: Position, timeline: Timeline) -> bool:

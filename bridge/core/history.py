@@ -218,14 +218,9 @@ class History:
         return self._span(gap) is not None
 
     def lies_in(self, position: Position, gap: OpenGap) -> bool:
-        """Whether what is held of this position lies in the gap, also where nothing relates it to the bounds."""
+        """Whether what is held of this position, which nothing relates to the bounds, lies in the gap all the same."""
         span, place = self._span(gap), self._place(position)
-        if span is None or place is None or not span[0] <= place <= span[1]:
-            return False
-        term = self._stretches[place].floor.term
-        at = self._timeline.convert(position, term)
-        low, high = self._timeline.convert(gap.after, term), self._timeline.convert(gap.before, term)
-        return at is not None and (low is None or low < at) and (high is None or at < high)
+        return span is not None and place is not None and span[0] <= place <= span[1]
 
     def inside(self, gap: OpenGap) -> Inside:
         """What a client with this open gap lacks in it. Where the gap has no place here, it is lost."""

@@ -90,12 +90,11 @@ class Gaps:
 
     def is_lacking(self, event: Event, gap: OpenGap) -> bool:
         """Whether this event is one that a client with this open gap lacks."""
-        timeline = self._timeline
-        return (
-            (gap.spans(event.position, timeline) or self._history.lies_in(event.position, gap))
-            and not gap.has(event.position, timeline)
-            and not gap.was_had(event, timeline)
-        )
+        position, timeline = event.position, self._timeline
+        spans = gap.spans(position, timeline)
+        if spans is None:
+            spans = self._history.lies_in(position, gap)
+        return spans and not gap.has(position, timeline) and not gap.was_had(event, timeline)
 
     def _was_owed(self, client: Client, event: Event) -> bool:
         """Whether a late event outside of the pending gaps, announced as lost, is newer than the subscription."""
