@@ -80,24 +80,21 @@ class Missed:
 
     def ends(self, bounds: Bounds) -> "Missed":
         """The part of it that is one open gap."""
-        return self._part(gap for gap in self.gaps.values() if gap.bounds == bounds)
+        return Missed(self._is_before, (gap for gap in self.gaps.values() if gap.bounds == bounds))
 
     def moved(self) -> "Missed":
         """The part of it that came in order."""
-        part = self._part(gap for gap in self.gaps.values() if self.covers(gap))
+        part = Missed(self._is_before, (gap for gap in self.gaps.values() if self.covers(gap)))
         part._opened = self._opened.intersection(part.gaps)
         part.moves, part.after, part._goes_back = self.moves, self.after, self._goes_back
         return part
 
     def covers(self, gap: OpenGap) -> bool:
-        """Whether the whole gap is newer than where the client stood."""
-        after = self.after
+        """Whether the whole gap is newer than where the client stood: it has not heard of it, or comes before it."""
         if (gap.bounds, gap.sub) in self._opened:
             return True
+        after = self.after
         return after is not None and (after == gap.after or self._is_before(after, gap.after) is True)
-
-    def _part(self, gaps: Iterable[OpenGap]) -> "Missed":
-        return Missed(self._is_before, gaps)
 
     def _begin(self, before: Position | None, *, goes_back: bool) -> None:
         if not self.moves:

@@ -17,6 +17,7 @@ from bridge.core.wire import (
     close_frame,
     error_json,
     frame_end,
+    last_payload,
     only_close,
     only_pongs,
     pong_frame,
@@ -76,6 +77,15 @@ def test_the_end_of_a_frame_is_found_from_anywhere_in_it(sizes: list[int], data:
         ends.append(ends[-1] + len(frame))
     offset = data.draw(st.integers(0, ends[-1]) | st.sampled_from(ends))
     assert frame_end(b"".join(whole), offset) == min(end for end in ends if end >= offset)
+
+
+@given(st.lists(st.sampled_from(SIZES), min_size=1, max_size=4), st.data())
+def test_what_the_last_of_some_frames_holds_is_found(sizes: list[int], data: st.DataObject) -> None:
+    payloads = [b"%d" % number * size for number, size in enumerate(sizes)]
+    count = data.draw(st.integers(0, len(sizes)))
+    whole = [text_frame(payload) for payload in payloads]
+    end = sum(map(len, whole[:count]))
+    assert last_payload(b"".join(whole), end) == (payloads[count - 1] if count else b"")
 
 
 pongs = st.binary(max_size=125).map(lambda payload: client_frame(payload, 10))
