@@ -119,6 +119,7 @@ class Traveller:
         self._visit = visit
         self._choices = random.Random(name)
         self._settled = threading.Event()
+        self._ended = threading.Event()
         self._messages: list[Message] = []
         self._current: WebSocketVisit | StreamVisit | None = None
         self._asked = time.time()
@@ -137,14 +138,15 @@ class Traveller:
         return [one for one in self.messages if one["type"] == "gap" and not one.get("pending")]
 
     def settle(self) -> None:
-        """Stay where it is from now on."""
+        """Stay where it is from now on; where it is nowhere, go on to the next worker that takes it."""
         self._settled.set()
-        self._thread.join(30)
+        self._thread.join(90)
         assert not self._thread.is_alive(), f"{self.name} hangs"
         if self.error is not None:
             raise self.error
 
     def close(self) -> None:
+        self._ended.set()
         self._settled.set()
         self._thread.join(30)
         if self._current is not None:
@@ -167,33 +169,35 @@ class Traveller:
 
     def _run(self) -> None:
         try:
-            while not self._settled.is_set():
-                self._stay(self._workers[self.visits % len(self._workers)])
+            while not self._ended.is_set() and not self._stays(self._workers[self.visits % len(self._workers)]):
+                pass
         except BaseException as error:
             self.error = error
 
-    def _stay(self, worker: BridgeProcess) -> None:
+    def _stays(self, worker: BridgeProcess) -> bool:
+        """One visit. Whether it lasts, as all are to stay where they are; else what it brought was taken along."""
         self.visits += 1
         try:
             visit = self._visit(worker.url, cursor_after(self._messages))
         except (OSError, http.client.HTTPException, AssertionError):
-            self._settled.wait(0.05)  # the worker is not there, or about to end; there is another one
-            return
+            self._ended.wait(0.05)  # the worker is not there, or about to end; there is another one
+            return False
         self._current = visit
         try:
             visit.wait_until_subscribed()
         except ConnectionError:
             self._current = None
             visit.close()
-            return
+            return False
         self._subscribed = self._subscribed or time.time()
         if self._settled.wait(self._choices.uniform(0.5, 1.5) * STAY_SECONDS):
-            return
+            return True
         self._current = None
         visit.close()
         came = self._without_greeting(visit.messages)
         lost = self._choices.randrange(MOST_LOST)
         self._messages += came[: max(len(came) - lost, 0 if self._messages else 1)]
+        return False
 
     def _without_greeting(self, messages: list[Message]) -> list[Message]:
         return messages[1:] if self._messages else messages
