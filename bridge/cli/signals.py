@@ -1,10 +1,10 @@
 """SIGTERM and SIGINT end every command with code 0, whenever they come.
 
-Outside trio they raise SystemExit. Python ignores that where it comes in a finalizer or a weak reference's callback, as
-each import has one; so it is remembered, and raised again when everything is loaded. Inside they are KeyboardInterrupt,
-which trio delivers safely, until a service handles them itself. (KeyboardInterrupt everywhere would not do: Python
-remembers one that passed through an `exec`, as in the import of a named tuple, and kills itself with SIGINT at the end
-although it was caught.)
+Outside trio they raise SystemExit. Not everything passes that on: Python ignores it in a finalizer or the callback of a
+weak reference. So it is remembered, and raised again when everything is loaded. Inside they are
+KeyboardInterrupt, which trio delivers safely, until a service handles them itself. (KeyboardInterrupt everywhere would
+not do: Python remembers one that passed through an `exec`, as in the import of a named tuple, and kills itself with
+SIGINT at the end although it was caught.)
 """
 
 import signal

@@ -149,31 +149,6 @@ def test_a_generator_around_a_client_can_be_closed(loop: Loop) -> None:
     run_on(loop, main)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_who_is_cancelled_while_a_generator_is_closed_is_cancelled(loop: Loop) -> None:
-    """Closing a generator swallows its GeneratorExit: the cancellation must not go with that."""
-
-    async def one() -> AsyncGenerator[int, None]:
-        async with connect("http://127.0.0.1:9"):
-            while True:
-                await anyio.sleep(0.01)
-                yield 1
-
-    async def closes() -> None:
-        generator = one()
-        await anext(generator)
-        asyncio.get_running_loop().call_soon(tasks[0].cancel)
-        await generator.aclose()
-
-    async def main() -> None:
-        tasks.append(asyncio.create_task(closes()))
-        with pytest.raises(asyncio.CancelledError):
-            await tasks[0]
-
-    tasks: list[asyncio.Task[None]] = []
-    run_on(loop, main)
-
-
 @on_all_loops
 def test_leaving_while_the_bridge_does_not_answer_takes_a_bounded_time(loop: Loop) -> None:
     async def deaf(peer: Peer) -> None:
