@@ -21,12 +21,11 @@ socket.on("unexpected-response", (_, response) => {
   });
 });
 socket.on("error", (error) => say({ event: "error", text: String(error) }));
-socket.on("close", (code, reason) => {
-  say({ event: "close", code, reason: reason.toString() });
-  process.exit();
-});
-createInterface({ input: process.stdin }).on("line", (line) => {
+socket.on("close", (code, reason) => say({ event: "close", code, reason: reason.toString() }));
+const commands = createInterface({ input: process.stdin });
+commands.on("line", (line) => {
   const command = JSON.parse(line);
   if ("send" in command) socket.send(command.send);
   if ("close" in command) socket.close(command.close);
 });
+commands.on("close", () => process.exit());

@@ -10,7 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ class WebSocketClient(ABC):
         """What comes next; None where nothing does in time. After `Closed` nothing comes."""
 
     @abstractmethod
-    def send_text(self, text: str) -> None: ...
+    def send_text(self, text: str) -> None:
+        """Send a text frame; nothing where the connection has ended, as a browser does: `take` tells how it ended."""
 
     @abstractmethod
     def close(self) -> None:
@@ -163,7 +164,8 @@ class PythonClient(WebSocketClient):
         return Message(data)
 
     def send_text(self, text: str) -> None:
-        self.connection.send(text)
+        with suppress(websockets.exceptions.ConnectionClosed):
+            self.connection.send(text)
 
     def close(self) -> None:
         self._stack.close()
