@@ -18,6 +18,7 @@ from conformance.lib.face import Open
 from conformance.lib.processes import Nursery, Process, environment
 from conformance.lib.processes import run as run_command
 from conformance.lib.wait import wait_for
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.anywhere
 
@@ -35,8 +36,7 @@ def test_serve_and_listen(deployment: Deployment, processes: Nursery, command: s
     assert process.get("/health").status == 200
     process.healthy()
     assert process.end(number) == 0
-    assert process.process.stdout is not None
-    assert process.process.stdout.read() == ""
+    assert process.rest() == ""
     assert "INFO" in process.log()
     assert "Traceback" not in process.log()
 
@@ -66,8 +66,7 @@ def test_a_port_that_is_taken(deployment: Deployment, tmp_path: Path) -> None:
 def test_a_server_waits_for_what_is_not_there_yet(processes: Nursery, deployment: Deployment) -> None:
     """Without PostgreSQL and Redis `serve` works, is `down` and not ready, attempts again, and exits with 0."""
     assert deployment.settings
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     settings = {
         "DATABASE_URL": f"postgresql://nobody@127.0.0.1:{port}/none",
         "REDIS_URL": f"redis://127.0.0.1:{port}",

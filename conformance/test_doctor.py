@@ -1,6 +1,5 @@
 """`doctor`: checks settings, PostgreSQL and Redis, and says in words what is wrong."""
 
-import socket
 import subprocess
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from conformance.lib.deployment import Deployment
 from conformance.lib.given import Place
 from conformance.lib.processes import run
+from tests.support.ports import free_port
 
 
 def _doctor(home: Path, place: Place, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -26,8 +26,7 @@ def test_doctor_when_all_is_well(deployment: Deployment, tmp_path: Path) -> None
 @pytest.mark.parametrize("broken", ["DATABASE_URL", "REDIS_URL"])
 def test_doctor_when_something_is_wrong(deployment: Deployment, tmp_path: Path, broken: str) -> None:
     """`doctor` says in words what is wrong and what to do: exit code 1."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     urls = {
         "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{port}/postgres",
         "REDIS_URL": f"redis://127.0.0.1:{port}",

@@ -2,13 +2,13 @@
 
 import importlib.util
 import os
+import queue
 import re
-import select
 import signal
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -68,15 +68,19 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                bufsize=1,
+                encoding="utf-8",
             )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def line(self, seconds: float = START_SECONDS) -> str:
-        """The next line of standard output, without its end."""
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        assert ready, f"nothing on standard output; the log:\n{self.log()}"
-        return self.process.stdout.readline().rstrip("\n")
+        """The next line of standard output, without its end; empty where standard output has ended."""
+        return self._take(seconds).rstrip("\n")
+
+    def rest(self) -> str:
+        """What is left of standard output, when the process has ended."""
+        return "".join(iter(self._take, ""))
 
     def listening(self) -> Self:
         """Wait for the line that is promised."""
@@ -95,7 +99,7 @@ class Process:
         return request(self.url, path)
 
     def log(self) -> str:
-        return (self.home / "stderr").read_text()
+        return (self.home / "stderr").read_text(encoding="utf-8", errors="replace")
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal, wait for the end, and return the exit code."""
@@ -109,8 +113,24 @@ class Process:
         """Kill it if it still runs."""
         self.process.kill()
         self.process.wait()
+        self._reader.join(END_SECONDS)
+
+    def _take(self, seconds: float = START_SECONDS) -> str:
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            raise AssertionError(f"nothing on standard output; the log:\n{self.log()}") from None
+        if not line:
+            self._lines.put("")
+        return line
+
+    def _read(self) -> None:
+        """Into a queue, so that it can be waited for whole lines, however they come."""
         assert self.process.stdout is not None
-        self.process.stdout.close()
+        with self.process.stdout as output:
+            for line in output:
+                self._lines.put(line)
+        self._lines.put("")
 
 
 class Nursery:
@@ -134,7 +154,3 @@ class Nursery:
 def nursery() -> Iterator[Nursery]:
     with ExitStack() as stack:
         yield Nursery(stack)
-
-
-def seconds_since(start: float) -> float:
-    return time.monotonic() - start
