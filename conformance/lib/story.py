@@ -60,6 +60,8 @@ class Traveller:
     def __init__(self, urls: Sequence[str], path: str, token: str | None) -> None:
         self.story = Story()
         """Over all its connections."""
+        self.heard: set[int] = set()
+        """The numbers of its story."""
         self.closes: list[tuple[int | None, str]] = []
         self.connections = 0
         self._urls = [url.replace("http", "ws", 1) + path for url in urls]
@@ -93,6 +95,7 @@ class Traveller:
                     max_queue=None,
                     proxy=None,
                     open_timeout=30,
+                    ping_interval=None,
                     close_timeout=1,
                 ) as self._connection:
                     self.connections += 1
@@ -115,6 +118,8 @@ class Traveller:
                 self._subscribed.set()
             elif message["type"] != "position":
                 self.story.append(message)
+                if message["type"] == "notification":
+                    self.heard.add(message["payload"]["n"])
 
 
 @dataclass
@@ -127,20 +132,11 @@ class Journey:
     def flow(self, more: int = 30, seconds: float = 60.0) -> None:
         """Go on until so many more were written, and every traveller has got as far."""
         self.writer.reaches(more)
-        goal = self.writer.last
-        wait_for(
-            lambda: all(goal in traveller.story.numbers[-400:] for traveller in self.travellers.values()),
-            f"everybody gets {goal}; they have {[t.story.numbers[-1:] for t in self.travellers.values()]}",
-            seconds,
-        )
+        self._everybody_gets(self.writer.last, seconds)
 
     def pause(self) -> None:
         """Stop writing, until everybody has all."""
-        goal = self.writer.stop()
-        wait_for(
-            lambda: all(goal in traveller.story.numbers[-400:] for traveller in self.travellers.values()),
-            f"everybody gets {goal}",
-        )
+        self._everybody_gets(self.writer.stop(), 60.0)
 
     def write_again(self, psql: Psql) -> None:
         """Go on writing after a pause."""
@@ -157,6 +153,13 @@ class Journey:
         assert not problems, "\n".join([*problems, *self._told()])
         for name, traveller in self.travellers.items():
             assert len(traveller.story.gaps) == final_gaps, f"{name} was told of {traveller.story.gaps}"
+
+    def _everybody_gets(self, goal: int, seconds: float) -> None:
+        wait_for(
+            lambda: all(goal in traveller.heard for traveller in self.travellers.values()),
+            f"everybody gets {goal}; they had {[t.story.numbers[-1:] for t in self.travellers.values()]}",
+            seconds,
+        )
 
     def _told(self) -> list[str]:
         """What was said of gaps, and the numbers around."""
