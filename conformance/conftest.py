@@ -102,7 +102,8 @@ def browser() -> Iterator[Browser]:
     started, failed = None, ""
     with sync_playwright() as playwright:
         try:
-            started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *CHROMIUM_ARGUMENTS])
+            arguments = ["--no-sandbox", *CHROMIUM_ARGUMENTS]
+            started = playwright.chromium.launch(executable_path=path, args=arguments, timeout=120_000)
         except Error as error:
             failed = str(error).strip().partition("\n")[0]
         if started is None:

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from conformance.lib import web
+from conformance.lib.clients import new_page
 from conformance.lib.deployment import Deployment
 from conformance.lib.wait import wait_for
 
@@ -53,7 +54,7 @@ def in_node(node_modules: Path, url: str, options: dict[str, object]) -> Iterato
 
 @contextmanager
 def in_browser(browser: Browser, url: str, options: dict[str, object]) -> Iterator[Heard]:
-    page = browser.new_page()
+    page = new_page(browser)
     try:
         page.goto(f"{url}/health")
         page.evaluate(BEGIN, [url, options])

@@ -3,7 +3,9 @@
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage
 
+from conformance.lib.clients import new_page
 from conformance.lib.deployment import Deployment
+from conformance.lib.wait import wait_for
 
 pytestmark = pytest.mark.anywhere
 
@@ -11,7 +13,7 @@ pytestmark = pytest.mark.anywhere
 def test_the_page_loads_nothing_from_elsewhere(deployment: Deployment, browser: Browser) -> None:
     """The page works under its own Content-Security-Policy, without an error, and loads nothing from elsewhere."""
     place = deployment.servers[0]
-    page = browser.new_page()
+    page = new_page(browser)
     requests: list[str] = []
     errors: list[str] = []
 
@@ -37,18 +39,18 @@ def test_the_page_loads_nothing_from_elsewhere(deployment: Deployment, browser: 
 
 def test_the_page_shows_events(deployment: Deployment, browser: Browser, run: str) -> None:
     """The page gets events only through a subscription like anyone's, begun by a button, and shows them."""
-    page = browser.new_page()
+    page = new_page(browser)
     try:
         page.goto(deployment.servers[0].url + "/")
         if deployment.has_auth:
             page.get_by_label("Token").fill(str(deployment.token()))
         with page.expect_websocket():
             page.get_by_role("button", name="Start").click()
-        for number in range(100):
-            deployment.notify("match_change", {"run": run, "n": number})
-            if run in page.locator("body").inner_text():
-                break
-            page.wait_for_timeout(100)
-        assert run in page.locator("body").inner_text()
+
+        def shown() -> bool:
+            deployment.notify("match_change", {"run": run})
+            return run in page.locator("body").inner_text()
+
+        wait_for(shown, "an event is on the page")
     finally:
         page.close()

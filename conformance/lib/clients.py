@@ -17,7 +17,7 @@ from typing import Any
 
 import websockets.exceptions
 import websockets.sync.client
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 from websockets.typing import Origin, Subprotocol
 
 SECONDS = 60.0
@@ -145,6 +145,8 @@ class PythonClient(WebSocketClient):
                 max_size=None,
                 max_queue=max_queue,
                 proxy=None,
+                open_timeout=SECONDS,
+                ping_interval=None,  # who does not read gets no pongs, and is to be ended by the server
                 close_timeout=2,
             )
             self.connection = self._stack.enter_context(connect)
@@ -226,7 +228,8 @@ class NodeClient(WebSocketClient):
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._events.put(json.loads(line))
+            if line.endswith("\n"):  # else it was killed while it wrote
+                self._events.put(json.loads(line))
 
 
 _BROWSER_OPEN = """([url, protocols]) => {
@@ -238,11 +241,18 @@ _BROWSER_OPEN = """([url, protocols]) => {
 }"""
 
 
+def new_page(browser: Browser) -> Page:
+    """A page on which everything may take as long as elsewhere."""
+    page = browser.new_page()
+    page.set_default_timeout(SECONDS * 1000)
+    return page
+
+
 class BrowserClient(WebSocketClient):
     """A browser's own WebSocket, on a page of the server's own origin."""
 
     def __init__(self, browser: Browser, url: str, *, protocols: Sequence[str] = (), page_url: str = "") -> None:
-        self._page = browser.new_page()
+        self._page = new_page(browser)
         try:
             self._page.goto(page_url or url.replace("ws", "http", 1).partition("/ws")[0] + "/health")
             self._page.evaluate(_BROWSER_OPEN, [url, list(protocols)])
@@ -290,7 +300,7 @@ class EventSourceClient:
     }"""
 
     def __init__(self, browser: Browser, url: str, *, page_url: str) -> None:
-        self._page = browser.new_page()
+        self._page = new_page(browser)
         self._page.goto(page_url)
         self._page.evaluate(self._OPEN, url)
 
