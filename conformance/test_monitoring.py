@@ -2,7 +2,7 @@
 
 import re
 
-from conformance.lib.deployment import Deployment, new_run
+from conformance.lib.deployment import RUN, Deployment, new_run
 from conformance.lib.face import Open
 from conformance.lib.processes import Nursery
 from conformance.lib.wait import wait_for
@@ -14,10 +14,10 @@ NAMES = "SELECT application_name FROM pg_stat_activity WHERE query LIKE 'LISTEN%
 def test_one_listen_connection_a_listener(whole: Deployment) -> None:
     """The predecessor's query of `pg_stat_activity` shows one row a listener, whose `application_name` says so."""
     count = len(whole.listeners) or 1
-    wait_for(lambda: len(whole.psql.rows(QUERY)) == count, f"{count} rows")
+    wait_for(lambda: whole.psql.rows(NAMES) == [["bridge listener"]] * count, f"{count} rows")
     rows = whole.psql.rows(QUERY)
+    assert rows
     assert all(row[0].isdecimal() and row[2].startswith("LISTEN") for row in rows)
-    assert whole.psql.rows(NAMES) == [["bridge listener"]] * count
 
 
 def test_no_transaction_is_held_open(whole: Deployment) -> None:
@@ -50,7 +50,7 @@ def test_keys_and_channels_in_redis(deployment: Deployment) -> None:
     keys = deployment.redis_cli.run("--scan")
     channels = deployment.redis_cli.run("PUBSUB", "CHANNELS")
     ours = re.compile(rf"{re.escape(deployment.prefix)}:([0-9a-f]{{8}}\b.*|events)")
-    names = [*keys, *channels]
+    names = [name for name in (*keys, *channels) if not name.startswith(RUN)]
     mine = [name for name in names if name.startswith(deployment.prefix)]
     assert mine
     assert all(ours.fullmatch(name) for name in mine), mine

@@ -81,7 +81,7 @@ def test_runbook_2_redis_stays_away(whole: Deployment, open_client: Open, outage
     for place in whole.listeners:
         if place.url:
             assert whole.get(place, "/health").status == 200
-            assert whole.get(place, "/ready").status == 503
+            wait_for(lambda place=place: whole.get(place, "/ready").status == 503, "it is not ready")  # type: ignore[misc]
     outage.end()
     for mark in marks:
         mark.wait_for(*IN_REDIS, seconds=60)
@@ -115,7 +115,7 @@ def test_runbook_3_websockets_stay_connected(
     whole.wait_until_healthy()
     change(5)
     while len(numbers) < 5:
-        message = client.next(30)
+        message = client.next()
         if message["type"] == "notification":
             numbers.append(message["payload"]["n"])
         else:
@@ -137,7 +137,7 @@ def test_streams_stay_open(whole: Deployment, event_source: OpenSource, outage: 
     whole.notify("match_change", {"run": run, "n": 3})
     events: list[dict[str, str]] = []
     while not events or events[-1]["type"] != "message" or '"n": 3' not in events[-1]["data"]:
-        events.append(source.next(30))
+        events.append(source.next())
     numbers = [json.loads(event["data"])["payload"]["n"] for event in events if event["type"] == "message"]
     assert sorted(numbers) == [1, 2, 3]
     assert {event["type"] for event in events} <= {"open", "message", "gap", "filled"}

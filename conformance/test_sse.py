@@ -113,4 +113,4 @@ def test_event_source_resumes_by_itself(whole: Deployment, event_source: OpenSou
     whole.notify("match_change", {"run": run, "n": 2})
     whole.start(place.name)
     whole.notify("match_change", {"run": run, "n": 3})
-    assert [json.loads(source.until("message", 40)["data"])["payload"]["n"] for _ in range(2)] == [2, 3]
+    assert [json.loads(source.until("message")["data"])["payload"]["n"] for _ in range(2)] == [2, 3]

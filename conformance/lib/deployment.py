@@ -3,13 +3,15 @@
 What a given deployment does not allow (no command that kills, no logs) skips the check that needs it, with the reason.
 """
 
+import http.client
 import json
 import re
 import shlex
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from urllib.parse import quote
 
 import pytest
@@ -23,6 +25,8 @@ from conformance.lib.web import Answer, request
 
 COMMAND_SECONDS = 120.0
 HEALTHY_SECONDS = 90.0
+RUN = "conformance-"
+"""How the names of runs begin."""
 
 
 class Deployment:
@@ -116,7 +120,7 @@ class Deployment:
         """Status and mode, or the error where there is no answer."""
         try:
             answer = self.get(place, "/health").json()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # also where it ended while it answered
             return "unreachable", str(error)
         return answer["status"], answer["mode"]
 
@@ -162,6 +166,25 @@ class Deployment:
     def start(self, name: str) -> None:
         """Start again what was killed or stopped."""
         self._break("start", "CONFORMANCE_START", name)
+
+    @contextmanager
+    def silent_redis(self) -> Iterator[None]:
+        """Redis says nothing while inside, though every connection stays; where it was given, for a few seconds."""
+        if self._local is not None:
+            with self._local.redis.paused():
+                yield
+        else:
+            self.redis_cli.run("CLIENT", "PAUSE", "4000", "ALL")
+            yield
+
+    def end_all_sessions(self) -> None:
+        """Terminate all that LISTEN at once: where it can be helped none is back before the last one has gone."""
+        end = "SELECT count(pg_terminate_backend(pid{})) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+        if self._local is None:
+            self.psql.rows(end.format(""))
+        else:  # nobody can log in meanwhile
+            closed = "LOCK TABLE pg_catalog.pg_authid IN ACCESS EXCLUSIVE MODE"
+            self.psql.rows(f"BEGIN; {closed}; {end.format(', 30000')}; COMMIT")
 
     def can_break(self) -> None:
         """Skip where processes can be neither killed nor started."""
@@ -220,7 +243,7 @@ class LogMark:
 
 def new_run() -> str:
     """A name that no other payload holds."""
-    return f"conformance-{uuid.uuid4().hex[:12]}"
+    return f"{RUN}{uuid.uuid4().hex[:12]}"
 
 
 def _run(command: str, name: str) -> str:

@@ -102,13 +102,6 @@ class Subscriber:
         self.line()
         return json.loads(self.line())
 
-    def messages(self) -> list[Any]:
-        """All that has come and was not taken."""
-        found = []
-        while not self._lines.empty():
-            found.append(self.message())
-        return found
-
     def end(self) -> None:
         self._process.kill()
         self._process.wait(SECONDS)
