@@ -4,12 +4,14 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import pytest
 
-from conformance.lib.clients import Closed, Message, PythonClient, Refused
+from conformance.lib.clients import Closed, Message, PythonClient, Refused, WebSocketClient
 from conformance.lib.deployment import Deployment
 from conformance.lib.face import Open
 from conformance.lib.given import Place
@@ -113,16 +115,21 @@ def test_too_slow_with_gaps(deployment: Deployment, processes: Nursery, slow_cli
     settings = {"BRIDGE_CLIENT_BUFFER_BYTES": SMALL_BUFFER, "BRIDGE_SLOW_CLIENT": "gap"}
     place = Place("narrow", _server(deployment, processes, **settings).url)
     slow = _stalled(slow_client, place, f"/ws?where.run={run}")
+    others = PythonClient(place.url.replace("http", "ws", 1) + f"/ws?where.run={run}&where.n={LONG}")
+    slow_client.callback(others.close)
+    others.next()
     _send_long(deployment, run, 1, LONG)
+    others.next()  # by now all has been sent to whoever reads
     story, last = Story(), LONG
+    deadline = time.monotonic() + 60
     while last not in story.numbers:
+        assert time.monotonic() < deadline, f"{last} does not come"
         taken = slow.take(0.5)
         if isinstance(taken, Message):
             story.append(taken.json())
         else:  # it has read all: one more event, which fits
             assert taken is None, taken
             last += 1
-            assert last < LONG + 20
             deployment.notify("match_change", {"run": run, "n": last})
     assert {gap["reason"] for gap in story.gaps} == {"slow_client"}
     assert len(story.numbers) < LONG
@@ -132,30 +139,47 @@ def test_too_slow_with_gaps(deployment: Deployment, processes: Nursery, slow_cli
 def test_draining(deployment: Deployment, processes: Nursery, open_client: Open, run: str) -> None:
     """SIGTERM: not ready, still healthy; no new clients; those here are closed with 1001, spread over
     `BRIDGE_DRAIN_SECONDS`, and hear events until then; exit code 0."""
-    process = _server(deployment, processes, BRIDGE_DRAIN_SECONDS="12")
+    process = _server(deployment, processes, BRIDGE_DRAIN_SECONDS="30")  # the last of three goes after twenty
     place = Place("draining", process.url)
     clients = [open_client(place, f"/ws?where.run={run}") for _ in range(3)]
-    process.process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
-    wait_for(lambda: process.get("/ready").status == 503, "not ready")
-    assert process.get("/health").status == 200
-    assert process.get("/health").json()["draining"] is True
-    with pytest.raises(Refused) as refused:
-        open_client(place)
-    assert refused.value.status == 503
-    assert "retry-after" in refused.value.headers
-    with stream(place.url, "/sse") as opened:
-        assert opened.status == 200
-        assert [block.data for block in opened.end()] == [None]
-    deployment.notify("match_change", {"run": run})
-    times = []
-    for client in clients:
-        closed = client.closed()
-        times.append(time.monotonic() - began)
-        assert closed.code == 1001
-        assert closed.reason.removeprefix("retry=").isdecimal()
-    assert times[-1] - times[0] > 1, times
+    with ThreadPoolExecutor(len(clients)) as threads:
+        ends = [threads.submit(_to_the_end, client) for client in clients]
+        process.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: process.get("/ready").status == 503, "not ready")
+        assert process.get("/health").status == 200
+        assert process.get("/health").json()["draining"] is True
+        with pytest.raises(Refused) as refused:
+            open_client(place)
+        assert refused.value.status == 503
+        assert "retry-after" in refused.value.headers
+        with stream(place.url, "/sse") as opened:
+            assert opened.status == 200
+            assert [block.data for block in opened.end()] == [None]
+        deployment.notify("match_change", {"run": run})
+        ended = sorted((end.result() for end in ends), key=lambda end: end.at)
+    for end in ended:
+        assert end.closed.code == 1001
+        assert end.closed.reason.removeprefix("retry=").isdecimal()
+    assert ended[-1].at - ended[0].at > 1, ended
+    assert ended[-1].heard == [{"run": run}]
     assert process.wait() == 0
+
+
+@dataclass
+class End:
+    """What a client heard until its connection ended, how, and when."""
+
+    heard: list[object]
+    closed: Closed
+    at: float
+
+
+def _to_the_end(client: WebSocketClient) -> End:
+    heard: list[object] = []
+    while isinstance(taken := client.take(60), Message):
+        heard += [message["payload"] for message in [taken.json()] if message["type"] == "notification"]
+    assert taken is not None, "still open after a minute"
+    return End(heard, taken, time.monotonic())
 
 
 def test_a_stream_ends_with_its_server(deployment: Deployment, processes: Nursery) -> None:
@@ -195,7 +219,7 @@ def test_other_channels(deployment: Deployment, processes: Nursery, open_client:
     before.end()
     after = _server(deployment, processes, USE_REDIS_NOTIFIER="false", BRIDGE_CHANNELS="match_change,More")
     client = open_client(Place("after", after.url), f"/ws?where.run={run}&after={quote(cursor)}")
-    gap = client.next(10)
+    gap = client.next()
     assert (gap["type"], gap.get("pending", False)) == ("gap", False)
     assert gap["reason"] in ("channels_changed", "unknown_position")
     deployment.notify("More", {"run": run})
