@@ -35,7 +35,7 @@ def test_without_redis(
     process = processes.start(*arguments, **settings, BRIDGE_PORT="0").listening().healthy()
     assert process.get("/health").json()["mode"] == "direct"
     assert process.get("/ready").status == 200
-    assert deployment.psql.rows(SESSIONS) == sorted([*sessions, [name]])
+    wait_for(lambda: deployment.psql.rows(SESSIONS) == sorted([*sessions, [name]]), f"one session more, {name}")
     client = open_client(Place("direct", process.url), f"/ws/match/7/stats?where.run={run}")
     deployment.notify("match_change", {"run": run, "match_id": 7})
     assert client.payloads(1) == [{"run": run, "match_id": 7}]
