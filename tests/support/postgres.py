@@ -85,11 +85,19 @@ class PostgresServer:
         self._end(signal.SIGQUIT if immediate else signal.SIGINT)
 
     def kill(self) -> None:
-        """SIGKILL the postmaster and all that it started."""
+        """SIGKILL the postmaster and all that it started, and wait for their end: none starts beside them."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # it starts no more of them
         children = self._children()
-        self._end(signal.SIGKILL)
         for pid in children:
             _signal(pid, signal.SIGKILL)
+        self._end(signal.SIGKILL)
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+        while any(_runs(pid) for pid in children):
+            if time.monotonic() > deadline:
+                raise RuntimeError("killed processes of PostgreSQL do not end")
+            time.sleep(0.01)
 
     def pause(self) -> None:
         """SIGSTOP everything: connections stay open and say nothing."""
@@ -269,6 +277,13 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
