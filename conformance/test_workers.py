@@ -178,7 +178,7 @@ def test_a_killed_worker_is_started_again(whole: Deployment, start: Start, run: 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_all_drain_together(start: Start, run: str, number: signal.Signals) -> None:
     """Clients of all workers are closed with 1001; exit code 0; no process stays behind."""
-    process = start(BRIDGE_DRAIN_SECONDS="1")
+    process = start(BRIDGE_DRAIN_SECONDS="4")
     clients = clients_of(process, 6, run)
     pids = [one["pid"] for one in members(process)]
     assert process.end(number) == 0
