@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from tests.support.oracle import Committed, View
+from tests.support.process import wait_until
 
 CHANNELS = ("match_change", "scoreboard_change", "playclock_change")
 PER_SECOND = 300.0
@@ -52,8 +53,10 @@ class Writer:
     _thread: threading.Thread | None = None
 
     def start(self) -> Self:
+        """Begin, and wait for the first commit."""
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
+        wait_until(lambda: self.committed, lambda: "the writer has committed nothing")
         return self
 
     def stop(self, seconds: float = 60.0) -> None:
