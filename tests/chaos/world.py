@@ -173,6 +173,7 @@ def world(directory: Path, chance: random.Random, binary: rd.Binary, per_second:
         to_postgres = {name: stack.enter_context(proxy_of(postgres.port)) for name in KINDS}
         to_redis = {name: stack.enter_context(proxy_of(redis.port)) for name in KINDS}
         fleet = stack.enter_context(running_fleet((postgres, redis), "chaos", directory))
+        fleet.settings |= {"BRIDGE_REDIS_TIMEOUT_SECONDS": "1", "BRIDGE_HEARTBEAT_TIMEOUT_SECONDS": "2"}  # more happens
         for name, arguments in KINDS.items():
             fleet.add(
                 name,

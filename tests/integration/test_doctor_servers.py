@@ -131,7 +131,7 @@ async def test_a_postgres_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_postgres_that_hangs_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.doctor.postgres.LOOK_SECONDS", 3.0)
+    monkeypatch.setattr("bridge.doctor.postgres.LOOK_SECONDS", 4.5)
     with postgres_server() as server, proxy_of(server.port) as proxy:
         server.execute("CREATE SCHEMA slow")
         server.execute(
@@ -139,7 +139,7 @@ async def test_a_postgres_that_hangs_in_the_middle(monkeypatch: pytest.MonkeyPat
         )
         url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?options=-csearch_path%3Dslow,pg_catalog"
         finding = only(await at_postgres(url))
-    assert finding.text == "PostgreSQL did not answer within 3 s while asking what it is"
+    assert finding.text == "PostgreSQL did not answer within 4.5 s while asking what it is"
 
 
 async def test_commits_that_wait_for_a_standby_that_is_away() -> None:
@@ -159,13 +159,20 @@ async def test_commits_that_wait_for_a_standby_that_is_away() -> None:
 async def test_hardly_any_connection_is_left() -> None:
     reserved = {"superuser_reserved_connections": "1", "reserved_connections": "1"}
     with postgres_server(max_connections="8", **reserved) as server, ExitStack() as others:
-        for _ in range(3):
-            others.enter_context(psycopg.connect(server.url()))
+        first, *_ = [others.enter_context(psycopg.connect(server.url(), autocommit=True)) for _ in range(3)]
+
+        async def only_held(count: int) -> None:
+            """Wait for the ends of sessions that were closed."""
+            sessions = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            await until(lambda: first.execute(sessions).fetchone() == (count,))
+
+        first.execute("CREATE ROLE narrow LOGIN CONNECTION LIMIT 1")
         assert ill(await at_postgres(server.url())) == []
         with psycopg.connect(server.url()):
+            await only_held(4)
             finding = only(await at_postgres(server.url()))
             assert (finding.level, finding.text) == ("warning", "5 of 6 connections in use (max_connections)")
-        server.execute("CREATE ROLE narrow LOGIN CONNECTION LIMIT 1")
+        await only_held(3)
         narrow = ill(await at_postgres(server.url(user="narrow")))
         assert [finding.level for finding in narrow] == ["bad", "bad"]
         assert "no second connection" in narrow[0].text
