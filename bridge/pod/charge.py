@@ -68,6 +68,7 @@ class Charge:
         """Whether it works now; a new one for each life."""
         self.url = ""
         self.works = False
+        """What it told last of its work."""
         self.snapshot: Snapshot | None = None
         """The last of this life."""
         self.silent = False
@@ -162,7 +163,6 @@ class Charge:
         self.silent = body is None
         if body:
             self.snapshot = snapshot.decode(body)
-            self.works = self.snapshot.works
 
     def _told(self, kind: Kind, body: bytes) -> None:
         if kind == "ready":

@@ -28,7 +28,7 @@ async def hear(member: Member) -> None:
     relay_health = RelayHealth(relay)
     rates = Rates(metrics)
     health = ListenerHealth(relay_health, Process(settings, metrics, rates, embedded=member.assignment.embedded))
-    member.observe = lambda: taken(metrics, health.status(), works=relay_health.working)
+    member.observe = lambda: taken(metrics, health.status())
     outlet = Outlet(relay, settings.digest, trims=not settings.use_redis_notifier)
     async with trio.open_nursery() as nursery:
         await nursery.start(outlet.serve, member.assignment.pod_socket)
@@ -49,9 +49,9 @@ async def hear(member: Member) -> None:
 async def _say_whether_it_works(member: Member, health: RelayHealth) -> None:
     said: bool | None = None
     while True:
-        if health.working != said:
-            said = health.working
-            member.says_whether_it_works(said)
+        works = health.working
+        if works != said and member.says_whether_it_works(works):
+            said = works
         await trio.sleep(LOOK_SECONDS)
 
 

@@ -72,8 +72,9 @@ class Member:
         self._control.tell("failed", msgspec.msgpack.encode(failure))
         await self._control.flush(FLUSH_SECONDS)
 
-    def says_whether_it_works(self, works: bool) -> None:
-        self._control.tell("works", b"1" if works else b"")
+    def says_whether_it_works(self, works: bool) -> bool:
+        """Whether a listener brings what it hears into the log; False where this could not be told now."""
+        return self._control.tell("works", b"1" if works else b"")
 
     async def ask(self, kind: Kind) -> bytes | None:
         """What the whole pod says; None where the supervisor does not answer in time. A crowd asks it as one."""
@@ -128,10 +129,10 @@ async def run(assignment: Assignment, work: Callable[[Member], Awaitable[None]])
     return 1 if failures else 0
 
 
-def taken(metrics: Metrics, status: dict[str, object], *, works: bool = True) -> Snapshot:
+def taken(metrics: Metrics, status: dict[str, object]) -> Snapshot:
     """A snapshot of this process now."""
     metrics.observe()
-    return Snapshot(status, snapshot.families(metrics.registry), works)
+    return Snapshot(status, snapshot.families(metrics.registry))
 
 
 def _first(group: BaseExceptionGroup[BridgeError]) -> BridgeError:

@@ -27,11 +27,10 @@ class Family(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Of one process at one time. `works`: a listener brings what it hears into the log."""
+    """Of one process at one time."""
 
     status: Json
     families: list[Family]
-    works: bool = True
 
 
 _encoder = msgspec.msgpack.Encoder()

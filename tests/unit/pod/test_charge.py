@@ -2,17 +2,20 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import cast
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from bridge.pod import charge as charge_module
+from bridge.pod import snapshot
 from bridge.pod.charge import Charge, NotStartedError, _hand_over
 from bridge.pod.control import Kind
 from tests.support.pod import assignment
@@ -89,3 +92,47 @@ async def test_a_worker_waits_for_its_listener_as_long_as_a_busy_machine_takes(
         await _hand_over(cast("trio.Process", process), b"assignment", began)
         nursery.cancel_scope.cancel()
     assert process.stdin.came_at == at_seconds
+
+
+async def test_what_was_told_last_of_its_work_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a snapshot of before comes in the same breath: the workers were told, and are not told again."""
+    ends: list[socket.socket] = []
+
+    async def start(_: str, descriptors: Sequence[int]) -> trio.Process:
+        ends.append(socket.socket(fileno=os.dup(descriptors[0])))
+        return await trio.lowlevel.open_process([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+    def frame(kind: Kind, number: int, body: bytes) -> bytes:
+        message = msgspec.msgpack.encode((kind, number, body))
+        return len(message).to_bytes(4) + message
+
+    monkeypatch.setattr(charge_module, "_start", start)
+    told, worked, failed = [], trio.Event(), trio.Event()
+
+    def hear(charge: Charge, kind: Kind, _: bytes) -> None:
+        told.append((kind, charge.works))
+        if kind == "works":
+            (worked if charge.works else failed).set()
+
+    charge = Charge(assignment(), [], hear, no_answer)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(charge.live, trio.Event())
+            await started(ends)
+            with ends[0] as end:
+                end.sendall(frame("ready", 0, b"") + frame("works", 0, b"1"))
+                await worked.wait()
+                nursery.start_soon(charge.look, 30)
+                await trio.to_thread.run_sync(end.recv, 1000)
+                body = snapshot.encode(snapshot.Snapshot({}, []))
+                end.sendall(frame("snapshot", -1, body) + frame("works", 0, b""))
+                await failed.wait()
+                await trio.testing.wait_all_tasks_blocked()
+            assert (charge.snapshot is not None, charge.works) == (True, False)
+            nursery.cancel_scope.cancel()
+    assert told == [("ready", False), ("works", True), ("works", False)]
+
+
+async def started(ends: list[socket.socket]) -> None:
+    while not ends:  # noqa: ASYNC110 - a process tells nobody that it was started
+        await trio.sleep(0.01)
