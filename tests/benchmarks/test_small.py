@@ -88,7 +88,7 @@ def test_processor(small: Callable[..., Any]) -> None:
 def test_failover(small: Callable[..., Any]) -> None:
     result = small(failover.main, "--only", "Redis paused, one process", "--outage", 0.5, "--after", 1)
     (row,) = result["rows"]
-    assert 0 < row["silence, s"] < 60
+    assert 0 < max(row["silence, s"], row["when it is back, s"]) < 60  # a busy machine may notice late
     assert (row["lost, announced"], row["twice"]) == (0, 0)
     assert result["targets"][0]["met"]
 
